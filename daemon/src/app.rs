@@ -6,7 +6,6 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
-use warmd_api as api;
 use warmd_cbt::buffer::BufferPool;
 use warmd_core::{clock, control::EndpointInfo};
 use warmd_metrics::{Metrics, MetricsServer};
@@ -54,7 +53,7 @@ pub async fn serve_over(
     let host = host::open(&config, store.clone());
     endpoints.targets.values().for_each(|target| target.handle.on(&host));
     hold_reserve(&store, config.state.reserve).await;
-    let bound = api::Bound::bind(config.listen.clone()).await?;
+    let bound = warmd_api::Bound::bind(config.listen.clone()).await?;
     let scrapes = match config.metrics {
         Some(address) => Some(MetricsServer::bind(address).await?),
         None => None,

@@ -17,10 +17,12 @@ use async_trait::async_trait;
 use futures::future::join_all;
 use roxmltree::Node;
 use tokio::sync::Mutex;
-use warmd_core::model::id::{DiskKey, MigrationId};
-use warmd_core::targets::{
-    TargetError, TargetErrorKind,
-    host::{Host, LocationClaim, VmDisk, VmDisks},
+use warmd_core::{
+    model::id::{DiskKey, MigrationId},
+    targets::{
+        TargetError, TargetErrorKind,
+        host::{Host, LocationClaim, VmDisk, VmDisks},
+    },
 };
 use warmd_disks::volume::unseen;
 use warmd_endpoint_libvirt::libvirt::{
@@ -28,7 +30,6 @@ use warmd_endpoint_libvirt::libvirt::{
     xml,
 };
 use warmd_store::{Store, StoreError};
-use warmd_threads as threads;
 
 use crate::{
     config::Config,
@@ -102,7 +103,7 @@ impl Host for Known {
     }
 
     async fn unseen(&self) -> Option<String> {
-        let looked = match threads::on(Path::new("/proc")) {
+        let looked = match warmd_threads::on(Path::new("/proc")) {
             Ok(lane) => lane.run(unseen).await,
             Err(error) => Err(error),
         };

@@ -57,11 +57,7 @@ const KNOWS: [(&str, &[&str]); 18] = [
 /// Libraries that only these packages may use, with the reason.
 const FOREIGN: [(&str, &[&str], &str); 5] = [
     ("rusqlite", &["daemon/store"], "one package keeps the state"),
-    (
-        "tonic",
-        &["daemon/api", "daemon/cli", "daemon/endpoints/disk", "daemon/migration", "proto"],
-        "gRPC",
-    ),
+    ("tonic", &["daemon/api", "daemon/cli", "daemon/endpoints/disk", "daemon/migration", "proto"], "gRPC"),
     ("clap", &["daemon", "daemon/cli"], "command lines"),
     ("libloading", &["daemon/endpoints/libvirt"], "libvirt's C interface"),
     ("hyper-rustls", &["daemon/endpoints/vsphere"], "vSphere's SOAP over TLS"),
@@ -127,8 +123,7 @@ fn unsafe_code_is_where_the_kernel_and_libvirt_are_called() {
     let may = ["daemon/disks", "daemon/endpoints/libvirt"];
     for (package, _) in KNOWS.iter().filter(|(package, _)| !["proto", "tests/fuzz"].contains(package)) {
         let lib = fs::read_to_string(root().join(package).join("src/lib.rs")).unwrap();
-        let wanted =
-            if may.contains(package) { "#![deny(unsafe_code)]" } else { "#![forbid(unsafe_code)]" };
+        let wanted = if may.contains(package) { "#![deny(unsafe_code)]" } else { "#![forbid(unsafe_code)]" };
         assert!(lib.contains(wanted), "{package}/src/lib.rs lacks {wanted}");
     }
     let manifest = fs::read_to_string(root().join("proto/Cargo.toml")).unwrap();

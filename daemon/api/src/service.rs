@@ -8,10 +8,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 use warmd_core::control::Control;
-use warmd_proto::MAX_REQUEST;
-use warmd_proto::v1::{
-    limits_server::LimitsServer, migrations_server::MigrationsServer, plans_server::PlansServer,
-    sources_server::SourcesServer, targets_server::TargetsServer,
+use warmd_proto::{
+    MAX_REQUEST,
+    v1::{
+        limits_server::LimitsServer, migrations_server::MigrationsServer, plans_server::PlansServer,
+        sources_server::SourcesServer, targets_server::TargetsServer,
+    },
 };
 
 use super::{

@@ -8,10 +8,12 @@ use std::{
 
 use tonic::{Code, Status};
 use warmd_core::plan_file::load_plan;
-use warmd_proto::MAX_REQUEST;
-use warmd_proto::v1::{
-    Finding, PlanChangeKind, PlansApplyRequest, PlansApplyResponse, PlansCutoverRequest, PlansDeleteRequest,
-    PlansGetRequest, PlansListRequest, PlansValidateRequest, Severity,
+use warmd_proto::{
+    MAX_REQUEST,
+    v1::{
+        Finding, PlanChangeKind, PlansApplyRequest, PlansApplyResponse, PlansCutoverRequest,
+        PlansDeleteRequest, PlansGetRequest, PlansListRequest, PlansValidateRequest, Severity,
+    },
 };
 
 use super::{

@@ -21,12 +21,14 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 use warmd_api::{ApiError, Bound, Listen, TlsFiles, serve};
-use warmd_proto::v1::{
-    MigrationsCutoverRequest, MigrationsPauseRequest, MigrationsWatchRequest, PlansApplyRequest,
-    PlansValidateRequest, SourcesCheckRequest, WatchKind, migrations_client::MigrationsClient,
-    plans_client::PlansClient, sources_client::SourcesClient,
+use warmd_proto::{
+    KIND_TRAILER, MAX_REQUEST,
+    v1::{
+        MigrationsCutoverRequest, MigrationsPauseRequest, MigrationsWatchRequest, PlansApplyRequest,
+        PlansValidateRequest, SourcesCheckRequest, WatchKind, migrations_client::MigrationsClient,
+        plans_client::PlansClient, sources_client::SourcesClient,
+    },
 };
-use warmd_proto::{KIND_TRAILER, MAX_REQUEST};
 
 async fn served() -> Served {
     Served::start(FakeControl::new([cases::synced(1, "web-1"), cases::syncing(2, "web-2")])).await

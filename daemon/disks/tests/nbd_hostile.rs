@@ -516,7 +516,9 @@ impl Hoarder {
     /// Writes what is older; the write is abandoned.
     async fn give_up(&self) {
         let disk = NbdDisk::open(self.options()).await.unwrap();
-        in_time(disk.write_at(Offset(0), buffer(&OLD), 0..4096, false)).await.expect_err("the server does not answer");
+        in_time(disk.write_at(Offset(0), buffer(&OLD), 0..4096, false))
+            .await
+            .expect_err("the server does not answer");
     }
 }
 

@@ -16,7 +16,6 @@ use warmd_core::{
     model::{quota::QuotaView, view::MigrationView},
     process,
 };
-use warmd_threads as threads;
 
 use super::{
     Now, OverdueView, SloView, WindowView,
@@ -203,7 +202,7 @@ impl Exposition {
             [(Labels::new(), self.commits.clone())],
         )?;
         to.info("warmd_build", "Which warmd it is.", &[("version", env!("CARGO_PKG_VERSION"))])?;
-        let hanging = threads::hanging()
+        let hanging = warmd_threads::hanging()
             .into_iter()
             .map(|(device, calls)| (vec![("device", device.display().to_string())], calls as f64));
         to.gauge(
@@ -215,7 +214,7 @@ impl Exposition {
         to.counter(
             "warmd_buffers_written_off",
             "Buffers of calls that were abandoned before they ended.",
-            own(threads::buffers_written_off() as f64),
+            own(warmd_threads::buffers_written_off() as f64),
         )?;
         to.counter(
             "process_cpu_seconds",

@@ -57,6 +57,20 @@ pub struct Engine {
     pub metrics: Metrics,
 }
 
+#[cfg(test)]
+impl Engine {
+    /// One without limits, for tests that copy nothing.
+    pub(super) fn for_tests() -> Self {
+        Self {
+            pool: BufferPool::new(8, 1 << 20),
+            settings: TransferSettings::default(),
+            limit: Limit::default(),
+            audit: AuditAmount::default(),
+            metrics: Metrics::default(),
+        }
+    }
+}
+
 /// The environment of one migration.
 pub struct Context {
     pub id: MigrationId,

@@ -37,7 +37,6 @@ use warmd_core::{
     },
 };
 use warmd_store::{ConversionRow, NO_CONVERSION, StoreError};
-use warmd_threads as threads;
 
 use super::{
     context::Context,
@@ -266,7 +265,7 @@ async fn shown<T>(
 /// The content of the file; empty if there is none.
 async fn read(path: &Path) -> io::Result<Vec<u8>> {
     let there = path.to_owned();
-    threads::on(path)?.run(move || read_all(&there)).await?
+    warmd_threads::on(path)?.run(move || read_all(&there)).await?
 }
 
 fn read_all(path: &Path) -> io::Result<Vec<u8>> {

@@ -1,10 +1,9 @@
 //! The next decisions of a plan's schedule, for one of its migrations.
 
 use chrono::{DateTime, Utc};
-use warmd_core::control::Explanation;
-use warmd_core::control::{ControlError, ControlErrorKind, ExplainTarget};
 use warmd_core::{
     clock,
+    control::{ControlError, ControlErrorKind, ExplainTarget, Explanation},
     model::{id::VmId, plan::Plan, selection::may_mean},
 };
 use warmd_schedules::{

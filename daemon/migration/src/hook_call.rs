@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use tonic::Request;
 use warmd_core::model::{hook::Hook, id::MigrationId};
-use warmd_proto::channel;
-use warmd_proto::hooks::v1::{RunRequest, RunResponse, hooks_client::HooksClient};
+use warmd_proto::{
+    channel,
+    hooks::v1::{RunRequest, RunResponse, hooks_client::HooksClient},
+};
 
 use super::program::{ProgramResult, shortened};
 

@@ -5,8 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use warmd_core::control::ControlError;
-use warmd_core::{clock, model::machine::Inventory};
+use warmd_core::{clock, control::ControlError, model::machine::Inventory};
 
 use super::manager::{Manager, internal};
 

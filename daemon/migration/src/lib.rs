@@ -1,7 +1,7 @@
 //! The work of migrations: the driver that owns each one, its passes, its cutover, its verification, groups,
 //! admission and preflight.
 //!
-//! Rule: one task owns a migration; all other code asks through [`control::Control`] and reads views. Knows
+//! Rule: one task owns a migration; all other code asks through [`warmd_core::control::Control`] and reads views. Knows
 //! the ports of `core`, the state and the schedules; not clap, not an endpoint. Edges to be cut: disks,
 //! metrics, report, and gRPC for hook services.
 #![forbid(unsafe_code)]
@@ -20,7 +20,6 @@ pub mod driver;
 pub mod explain;
 pub mod failure;
 pub mod forecast;
-pub use warmd_core::control;
 pub mod groups;
 mod hook_call;
 mod hooks;

@@ -172,8 +172,7 @@ fn in_words(mut all: Vec<String>) -> String {
 fn pieces(hardware: &HardwareElement, other: &HardwareElement) -> BTreeSet<(String, String)> {
     let (devices, others): (Vec<_>, Vec<_>) = hardware.parts.iter().partition(|part| part.name == "devices");
     let all = devices.into_iter().flat_map(|devices| &devices.parts).chain(others);
-    let is_bus = |part: &&HardwareElement| part.name == "controller" && part.attribute("type") == Some("pci");
-    let all = all.filter(|part| !is_bus(part)).cloned().map(|mut part| {
+    let all = all.filter(|part| !part.is_pci_bus()).cloned().map(|mut part| {
         let same = part.mac().and_then(|mac| other.nic(mac));
         if same.is_some_and(|same| same.part("address").is_none()) {
             part.parts.retain(|part| part.name != "address");

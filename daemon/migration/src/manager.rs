@@ -13,9 +13,9 @@ use tokio::sync::{broadcast, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument as _;
 use warmd_cbt::limit::Limit;
-use warmd_core::control::{ControlError, ControlErrorKind, EndpointInfo};
 use warmd_core::{
     clock,
+    control::{ControlError, ControlErrorKind, EndpointInfo},
     model::{
         id::MigrationId,
         plan::Plan,

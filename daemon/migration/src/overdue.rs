@@ -38,10 +38,9 @@ pub(super) struct Overdue(Mutex<Known>);
 struct Known {
     /// The pass after which the copy's time was read from the state: its number, and whether it had ended.
     read: Option<(u32, bool)>,
-    /// The time of the copy; `None` before there is a complete one.
-    copied: Option<DateTime<Utc>>,
-    /// When that was first seen, and its age then: from there on the monotonic clock counts.
-    seen: Option<(Instant, Duration)>,
+    /// The time of the copy, when that was first seen, and its age then: from there on the monotonic clock
+    /// counts. `None` before there is a complete one.
+    copied: Option<(DateTime<Utc>, Instant, Duration)>,
     /// Whether the age was reported.
     told: bool,
 }
@@ -104,10 +103,10 @@ async fn look(handle: &DriverHandle) {
     if known.copied.is_none() || known.read != pass {
         match context.store.last_copied(context.id).await {
             Ok(copied) => {
-                if known.seen.is_none() || copied != known.copied {
-                    known.seen = copied.map(|copied| (Instant::now(), clock::age(copied)));
+                if copied != known.copied.map(|(copied, ..)| copied) {
+                    known.copied = copied.map(|copied| (copied, Instant::now(), clock::age(copied)));
                 }
-                (known.copied, known.read) = (copied, pass);
+                known.read = pass;
             }
             Err(error) => {
                 tracing::warn!(migration = %context.id, %error, "how old the copy is, is not known now");
@@ -115,7 +114,7 @@ async fn look(handle: &DriverHandle) {
             }
         }
     }
-    let Some((seen, before)) = known.seen else {
+    let Some((_, seen, before)) = known.copied else {
         context.overdue.keep(known);
         return;
     };

@@ -8,9 +8,9 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use warmd_cbt::mutant::mutant;
-use warmd_core::control::{Applied, ControlError, PlanChangeKind};
 use warmd_core::{
     clock,
+    control::{Applied, ControlError, PlanChangeKind},
     model::{id::MigrationId, plan::Plan, state::State, view::EventView},
 };
 use warmd_store::{Created, NewMigration, StoreErrorKind};

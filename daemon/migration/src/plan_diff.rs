@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
-use warmd_core::control::{PlanChange, PlanChangeKind};
-use warmd_core::model::plan::Plan;
+use warmd_core::{
+    control::{PlanChange, PlanChangeKind},
+    model::plan::Plan,
+};
 
 use super::{manager::Manager, rules::Subject};
 

@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use async_trait::async_trait;
 use tokio::sync::{broadcast, oneshot};
-use warmd_core::control::{
-    Applied, Control, ControlError, ControlErrorKind, EndpointInfo, ExplainTarget, Explanation, Finding,
-    PlanCutover,
-};
 use warmd_core::{
     clock,
-    control::JournalPage,
+    control::{
+        Applied, Control, ControlError, ControlErrorKind, EndpointInfo, ExplainTarget, Explanation, Finding,
+        JournalPage, PlanCutover,
+    },
     model::{
         group::GroupView,
         id::MigrationId,

@@ -3,9 +3,9 @@
 //! Rule: a limit is saved, with its journal line, before it takes effect; one change at a time.
 
 use warmd_cbt::limit::Limit;
-use warmd_core::control::{Control as _, ControlError, ControlErrorKind};
 use warmd_core::{
     clock,
+    control::{Control as _, ControlError, ControlErrorKind},
     model::{
         id::DiskKey,
         limit::{LimitChange, LimitScope, LimitView, SavedLimit, ScopeName, SetBy, in_words},
@@ -134,16 +134,7 @@ impl Manager {
                  plan says does. Set it again, or reset it ({error})"
             );
             tracing::error!(scope = name, %error, "a limit that was set does not hold");
-            let line = EventView {
-                at: clock::now(),
-                migration: None,
-                by: DAEMON.to_owned(),
-                kind: "warning".to_owned(),
-                text,
-            };
-            if let Err(error) = self.store.append_events(vec![line]).await {
-                tracing::error!(%error, "journal not written");
-            }
+            self.try_journal(None, "warning", text).await;
         }
     }
 
@@ -208,11 +199,9 @@ mod tests {
     use std::num::NonZeroU64;
 
     use tokio_util::sync::CancellationToken;
-    use warmd_cbt::{buffer::BufferPool, transfer::TransferSettings};
 
     use super::*;
-    use crate::{audit::AuditAmount, context::Engine, manager::Endpoints};
-    use warmd_metrics::Metrics;
+    use crate::{context::Engine, manager::Endpoints};
     use warmd_store::Store;
 
     /// At the start a migration waits for this, and is resumed later; a permanent failure is never retried.
@@ -220,14 +209,8 @@ mod tests {
     async fn a_limit_that_cannot_be_forgotten_for_now_fails_for_now() {
         let dir = tempfile::tempdir().unwrap();
         let (store, shutdown) = (Store::open(dir.path()).unwrap(), CancellationToken::new());
-        let engine = Engine {
-            pool: BufferPool::new(8, 1 << 20),
-            settings: TransferSettings::default(),
-            limit: Limit::default(),
-            audit: AuditAmount::default(),
-            metrics: Metrics::default(),
-        };
-        let manager = Manager::start(store.clone(), Endpoints::default(), engine, shutdown.clone());
+        let manager =
+            Manager::start(store.clone(), Endpoints::default(), Engine::for_tests(), shutdown.clone());
         let manager = manager.await.unwrap();
         let set = LimitChange::To { rate: Some(NonZeroU64::new(1 << 30)), requests: None };
         manager.change_limit("global", set, "test").await.unwrap();

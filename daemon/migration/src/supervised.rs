@@ -15,9 +15,9 @@ use std::{
 use futures::{FutureExt as _, future::BoxFuture};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
-use warmd_core::control::ControlError;
 use warmd_core::{
     clock,
+    control::ControlError,
     model::{id::MigrationId, view::EventView},
     span,
 };
@@ -144,10 +144,15 @@ impl Manager {
         }
     }
 
-    /// Writes a line to the log, and one of that kind to the journal, if possible; the caller continues in
-    /// both cases.
+    /// Writes an error to the log, and a line of that kind to the journal, if possible; the caller continues
+    /// in both cases.
     pub(super) async fn tell(&self, migration: Option<MigrationId>, kind: &str, text: String) {
         tracing::error!("{text}");
+        self.try_journal(migration, kind, text).await;
+    }
+
+    /// Writes a line to the journal, if possible; the caller continues in both cases.
+    pub(super) async fn try_journal(&self, migration: Option<MigrationId>, kind: &str, text: String) {
         let (by, kind) = ("warmd".to_owned(), kind.to_owned());
         let line = EventView { at: clock::now(), migration, by, kind, text };
         if let Err(error) = self.store.append_events(vec![line]).await {

@@ -12,13 +12,12 @@ use std::{
 
 use chrono::TimeDelta;
 use tokio_util::sync::CancellationToken;
-use warmd_core::control::{ControlError, ControlErrorKind};
 use warmd_core::{
     clock,
+    control::{ControlError, ControlErrorKind},
     model::{
         id::{MigrationId, VmId},
         plan::Plan,
-        view::EventView,
     },
 };
 use warmd_store::{Retry, Unreadable};
@@ -59,7 +58,7 @@ pub(super) fn without_plan(plan: &str, error: &ControlError) -> String {
 
 /// The pause before the next try, after `tries`.
 fn pause(tries: u32) -> Duration {
-    FIRST.saturating_mul(1_u32.checked_shl(tries.saturating_sub(1).min(16)).unwrap_or(u32::MAX)).min(LONGEST)
+    FIRST.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(LONGEST)
 }
 
 /// The retry to show after one more failure.
@@ -120,11 +119,7 @@ impl Manager {
             Ok(_) => {
                 let text = format!("migration {id} of VM {} can be read again, and goes on", it.vm_name);
                 tracing::warn!("{text}");
-                let (by, kind) = ("warmd".to_owned(), "warning".to_owned());
-                let line = EventView { at: clock::now(), migration: Some(id), by, kind, text };
-                if let Err(error) = self.store.append_events(vec![line]).await {
-                    tracing::error!(%error, "journal not written");
-                }
+                self.try_journal(Some(id), "warning", text).await;
                 // The journal comes first: who sees the migration readable finds why.
                 self.unread().remove(&id);
             }
@@ -157,11 +152,8 @@ impl Manager {
 
 #[cfg(test)]
 mod tests {
-    use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
-
     use super::*;
-    use crate::{audit::AuditAmount, context::Engine, manager::Endpoints};
-    use warmd_metrics::Metrics;
+    use crate::{context::Engine, manager::Endpoints};
     use warmd_store::Store;
 
     #[test]
@@ -185,14 +177,8 @@ mod tests {
     async fn nothing_is_waited_for_when_all_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let (store, shutdown) = (Store::open(dir.path()).unwrap(), CancellationToken::new());
-        let engine = Engine {
-            pool: BufferPool::new(8, 1 << 20),
-            settings: TransferSettings::default(),
-            limit: Limit::default(),
-            audit: AuditAmount::default(),
-            metrics: Metrics::default(),
-        };
-        let manager = Manager::start(store, Endpoints::default(), engine, shutdown.clone()).await.unwrap();
+        let manager =
+            Manager::start(store, Endpoints::default(), Engine::for_tests(), shutdown.clone()).await.unwrap();
         let reading = keep_reading(Arc::downgrade(&manager), CancellationToken::new());
         tokio::time::timeout(Duration::from_secs(5), reading).await.expect("there is nothing to read");
         shutdown.cancel();

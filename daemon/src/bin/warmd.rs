@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use warmd_core::format;
 use warmd_daemon::{app, config::Config};
 use warmd_report::manifest_root::{RawImage, RootError};
-use warmd_store as store;
 
 /// More threads than this read no disk faster.
 const MOST_THREADS: NonZero<usize> = NonZero::new(64).expect("it is not zero");
@@ -124,14 +123,14 @@ fn state(command: StateCommand) -> ExitCode {
         }
     };
     let done = match command {
-        StateCommand::Backup { file, .. } => store::back_up(&dir, &file).map(|()| {
+        StateCommand::Backup { file, .. } => warmd_store::back_up(&dir, &file).map(|()| {
             say(&format!(
                 "{}: the state of this moment; keep {} too",
                 file.display(),
                 dir.join("report.key").display()
             ))
         }),
-        StateCommand::Check { .. } => store::look_over(&dir).map(|found| {
+        StateCommand::Check { .. } => warmd_store::look_over(&dir).map(|found| {
             if found.is_empty() {
                 return say(&format!("{}: all right", dir.display()));
             }

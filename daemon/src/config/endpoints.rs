@@ -8,8 +8,10 @@ use toml::{
     de::{DeArray, DeTable, DeValue},
 };
 
-use warmd_core::model::limit::LimitTable;
-use warmd_core::plan_file::text::{Text, TextError};
+use warmd_core::{
+    model::limit::LimitTable,
+    plan_file::text::{Text, TextError},
+};
 use warmd_schedules::admission_queue::QuotaScope;
 
 use super::{name, quotas::Taker};

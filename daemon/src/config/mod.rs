@@ -21,8 +21,10 @@ use std::{
 use serde::{Deserialize, de::DeserializeOwned, de::IgnoredAny};
 use toml::Spanned;
 use warmd_api::Listen;
-use warmd_core::model::{limit::LimitTable, quota::ConfiguredQuotas};
-use warmd_core::plan_file::text::{self, Text};
+use warmd_core::{
+    model::{limit::LimitTable, quota::ConfiguredQuotas},
+    plan_file::text::{self, Text},
+};
 use warmd_schedules::admission_queue::QuotaScope;
 use warmd_store::Keep;
 

@@ -10,8 +10,10 @@ use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
-use warmd_core::model::quota::{ConfiguredQuotas, place_name};
-use warmd_core::plan_file::text::{Text, TextError};
+use warmd_core::{
+    model::quota::{ConfiguredQuotas, place_name},
+    plan_file::text::{Text, TextError},
+};
 use warmd_schedules::{
     Tz,
     admission_queue::QuotaScope,

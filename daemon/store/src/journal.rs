@@ -2,8 +2,10 @@
 //! changes.
 
 use rusqlite::{Connection, params};
-use warmd_core::control::JournalPage;
-use warmd_core::model::{id::MigrationId, view::EventView};
+use warmd_core::{
+    control::JournalPage,
+    model::{id::MigrationId, view::EventView},
+};
 
 use super::{
     Store, StoreError,

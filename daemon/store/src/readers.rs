@@ -11,7 +11,6 @@ use std::{
 
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
-use warmd_threads as threads;
 
 use super::{
     TURN,
@@ -89,7 +88,7 @@ impl Readers {
             drop(turn);
             result
         };
-        let lane = threads::named(THREADS.into()).map_err(|error| unavailable(what, error))?;
+        let lane = warmd_threads::named(THREADS.into()).map_err(|error| unavailable(what, error))?;
         lane.run(reading)
             .await
             .map_err(|error| unavailable(what, error))?

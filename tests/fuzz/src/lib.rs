@@ -3,12 +3,10 @@
 //! Rule: external input does no harm: no panic, no allocation beyond the limit, and accepted
 //! input can be used.
 
-use warmd_api as api;
 use warmd_daemon::config;
 use warmd_disks::nbd;
 use warmd_endpoint_libvirt::libvirt::{BackupJob, Checkpoint, DomainXml};
 use warmd_report::seal;
-use warmd_store as store;
 
 /// A function that takes any bytes and must not panic.
 pub type FuzzTarget = fn(&[u8]);
@@ -63,13 +61,13 @@ pub fn config(bytes: &[u8]) {
 /// A value from SQLite; the first byte selects the column.
 pub fn store(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
-    store::fuzz::saved(*kind, bytes);
+    warmd_store::fuzz::saved(*kind, bytes);
 }
 
 /// A message of a client; the first byte selects it.
 pub fn api(bytes: &[u8]) {
     let Some((kind, bytes)) = bytes.split_first() else { return };
-    api::fuzz::message(*kind, bytes);
+    warmd_api::fuzz::message(*kind, bytes);
 }
 
 /// A report that a user passes to `report verify`.

@@ -13,11 +13,13 @@ use tokio::{net::UnixListener, signal::unix::SignalKind};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 use warmd_cbt::units::Length;
-use warmd_core::model::{
-    id::{DiskKey, MigrationId, VmId},
-    machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic},
+use warmd_core::{
+    model::{
+        id::{DiskKey, MigrationId, VmId},
+        machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic},
+    },
+    targets::{CreateMachine, DiskSpec, MachineState, Target, TargetError, TargetErrorKind},
 };
-use warmd_core::targets::{CreateMachine, DiskSpec, MachineState, Target, TargetError, TargetErrorKind};
 use warmd_endpoint_libvirt::target::{DiskBus, DomainType, LibvirtTarget, LibvirtTargetSettings};
 use warmd_proto::provisioner::v1::{
     self as wire, PowerState, RefusalReason, create_vm_response, provisioner_server, start_vm_response,

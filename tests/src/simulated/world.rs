@@ -6,9 +6,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use warmd_core::model::{machine::Machine, rule::Objection};
-use warmd_core::targets::LastWriter;
-use warmd_endpoint_disk as disk;
+use warmd_core::{
+    model::{machine::Machine, rule::Objection},
+    targets::LastWriter,
+};
 use warmd_endpoint_disk::DiskTarget;
 
 use super::{disk::MemoryDisk, faults::Faults};
@@ -118,8 +119,11 @@ impl SimulatedWorld {
     /// The same, with other storages beside it.
     #[must_use]
     pub fn with_storages(self, directory: &Path, storages: BTreeMap<String, PathBuf>) -> Self {
-        let settings =
-            disk::DiskTargetSettings { directory: directory.to_owned(), storages, provisioner: None };
+        let settings = warmd_endpoint_disk::DiskTargetSettings {
+            directory: directory.to_owned(),
+            storages,
+            provisioner: None,
+        };
         Self { files: Some(Arc::new(DiskTarget::new(&settings).expect("an absolute directory"))), ..self }
     }
 

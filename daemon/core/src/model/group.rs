@@ -44,6 +44,14 @@ pub struct GroupView {
     pub statuses: Vec<MemberStatus>,
 }
 
+impl Group {
+    /// The names of these members.
+    pub fn names(&self, which: &[usize]) -> String {
+        let names: Vec<_> = which.iter().map(|at| self.members[*at].vm.as_str()).collect();
+        names.join(", ")
+    }
+}
+
 impl GroupView {
     /// Whether all members moved.
     pub fn is_done(&self) -> bool {
@@ -52,32 +60,25 @@ impl GroupView {
 
     /// The outcome in words; `None` while the group runs.
     pub fn outcome(&self) -> Option<String> {
-        self.group.ended.map(|_| outcome(self))
+        self.group.ended.map(|_| self.describe())
     }
-}
 
-/// The names of these members.
-pub fn names(members: &[GroupMember], which: &[usize]) -> String {
-    let names: Vec<_> = which.iter().map(|at| members[*at].vm.as_str()).collect();
-    names.join(", ")
-}
-
-/// The outcome in words.
-pub fn outcome(view: &GroupView) -> String {
-    let of = |is: &dyn Fn(&MemberStatus) -> bool| -> Vec<usize> {
-        view.statuses.iter().enumerate().filter(|(_, status)| is(status)).map(|(at, _)| at).collect()
-    };
-    let moved = of(&|status| *status == MemberStatus::Passed);
-    if moved.len() == view.statuses.len() {
-        return format!("all of it runs on the target: {}", names(&view.group.members, &moved));
+    /// Where the members are, in words.
+    pub fn describe(&self) -> String {
+        let of = |is: &dyn Fn(&MemberStatus) -> bool| -> Vec<usize> {
+            self.statuses.iter().enumerate().filter(|(_, status)| is(status)).map(|(at, _)| at).collect()
+        };
+        let moved = of(&|status| *status == MemberStatus::Passed);
+        if self.is_done() {
+            return format!("all of it runs on the target: {}", self.group.names(&moved));
+        }
+        let parts = [
+            ("on the target", moved),
+            ("on the target, and not right", of(&|status| matches!(status, MemberStatus::Stuck(_)))),
+            ("on the source", of(&|status| !matches!(status, MemberStatus::Passed | MemberStatus::Stuck(_)))),
+        ];
+        let told = parts.iter().filter(|(_, who)| !who.is_empty());
+        let told: Vec<_> = told.map(|(what, who)| format!("{what}: {}", self.group.names(who))).collect();
+        format!("not all of it moved; {}", told.join("; "))
     }
-    let parts = [
-        ("on the target", moved),
-        ("on the target, and not right", of(&|status| matches!(status, MemberStatus::Stuck(_)))),
-        ("on the source", of(&|status| !matches!(status, MemberStatus::Passed | MemberStatus::Stuck(_)))),
-    ];
-    let told = parts.iter().filter(|(_, who)| !who.is_empty());
-    let told: Vec<_> =
-        told.map(|(what, who)| format!("{what}: {}", names(&view.group.members, who))).collect();
-    format!("not all of it moved; {}", told.join("; "))
 }

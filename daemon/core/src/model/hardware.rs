@@ -67,6 +67,11 @@ impl HardwareElement {
         self.part("mac")?.attribute("address")
     }
 
+    /// Whether it is a PCI controller: a bus, which belongs to the machine.
+    pub fn is_pci_bus(&self) -> bool {
+        self.name == "controller" && self.attribute("type") == Some("pci")
+    }
+
     /// The settings that isolate this network interface from others, in words; empty if there are none.
     pub fn isolation(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -108,8 +113,7 @@ impl HardwareElement {
 
     fn device_in_words(&self) -> Option<String> {
         let of = |part: &str, attribute: &str| self.part(part).and_then(|part| part.attribute(attribute));
-        // Buses belong to the machine.
-        if self.name == "controller" && self.attribute("type") == Some("pci") {
+        if self.is_pci_bus() {
             return None;
         }
         let name = match self.name.as_str() {

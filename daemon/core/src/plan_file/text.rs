@@ -12,7 +12,7 @@ use toml::{
 };
 
 /// The maximum size of a user's file, in bytes.
-pub const MAX_FILE: u64 = 1 << 20;
+const MAX_FILE: u64 = 1 << 20;
 
 /// A problem of a file, with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ pub fn read_file(path: &Path) -> io::Result<Result<String, TextError>> {
     Ok(as_text(&path.display().to_string(), bytes))
 }
 
-pub fn as_text(file: &str, bytes: Vec<u8>) -> Result<String, TextError> {
+pub(super) fn as_text(file: &str, bytes: Vec<u8>) -> Result<String, TextError> {
     let wrong = |position, message: String| TextError { file: file.to_owned(), position, message };
     if bytes.len() as u64 > MAX_FILE {
         return Err(wrong(None, format!("it has more than {} KiB: is it the right file?", MAX_FILE >> 10)));

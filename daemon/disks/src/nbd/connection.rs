@@ -54,7 +54,7 @@ impl NbdConnection {
         durability: &Arc<Durability>,
         astray: &Arc<Astray>,
     ) -> Self {
-        let table = Arc::new(InFlight::new(timeout, Arc::clone(durability)).owing(astray));
+        let table = Arc::new(InFlight::new(timeout, Arc::clone(durability), Arc::clone(astray)));
         let permits = Arc::new(Semaphore::new(in_flight.max(1)));
         let (queue, outgoing) = mpsc::channel(in_flight.max(1));
         let contexts = export.contexts.iter().map(|(id, _)| *id).collect();

@@ -14,7 +14,6 @@ use warmd_cbt::buffer::Buffer;
 use super::{
     call::{Call, CallReply, Data},
     coverage::Coverage,
-    durability::Durability,
     error::NbdError,
     handshake::{Export, Handshake},
     in_flight::{CallOutcome, Entry, InFlight},
@@ -44,7 +43,7 @@ pub struct Replayed {
 
 /// Feeds `bytes` to a connection as the server's replies to two reads, a write and a block status in flight.
 pub fn replies(bytes: &[u8], structured: bool) -> Replayed {
-    let table = Arc::new(InFlight::new(Duration::from_secs(30), Arc::new(Durability::default())));
+    let table = Arc::new(InFlight::new(Duration::from_secs(30), Arc::default(), Arc::default()));
     let commands = [NbdCommand::Read, NbdCommand::Read, NbdCommand::Write, NbdCommand::BlockStatus];
     let waiting: Vec<oneshot::Receiver<CallOutcome>> = commands
         .into_iter()

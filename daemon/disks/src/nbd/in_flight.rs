@@ -53,7 +53,8 @@ pub(super) struct InFlight {
     inner: Mutex<Inner>,
     timeout: Duration,
     durability: Arc<Durability>,
-    astray: Option<Arc<Astray>>,
+    /// The export's changes beyond the connection.
+    astray: Arc<Astray>,
 }
 
 /// Changes that a server may still make for an ended connection: the requests by their cookies, and the
@@ -97,14 +98,8 @@ enum State {
 
 impl InFlight {
     /// An empty table, whose requests must be answered within `timeout`.
-    pub(super) fn new(timeout: Duration, durability: Arc<Durability>) -> Self {
-        Self { inner: Mutex::default(), timeout, durability, astray: None }
-    }
-
-    /// The same, for an export whose changes are tracked beyond the connection.
-    pub(super) fn owing(mut self, astray: &Arc<Astray>) -> Self {
-        self.astray = Some(Arc::clone(astray));
-        self
+    pub(super) fn new(timeout: Duration, durability: Arc<Durability>, astray: Arc<Astray>) -> Self {
+        Self { inner: Mutex::default(), timeout, durability, astray }
     }
 
     /// Adds a request and returns its cookie; if the connection has ended, fails it instead. One that carries
@@ -225,7 +220,6 @@ impl InFlight {
 
     /// None if there is no change that the server can have whole.
     fn afterwards(&self, slots: &[Slot]) -> Option<Afterwards> {
-        let astray = self.astray.as_ref()?;
         let (mut open, mut changes) = (BTreeMap::new(), Vec::new());
         for (index, slot) in slots.iter().enumerate() {
             let State::Waiting(entry) = &slot.state else { continue };
@@ -240,7 +234,7 @@ impl InFlight {
             let (expect, length, is_due) = (entry.expect, entry.at.length, slot.out == Out::Gone);
             open.insert(slot.cookie(index), Unanswered { expect, length, owed, is_due });
         }
-        (!changes.is_empty()).then(|| (open, astray.owe(changes.into_iter())))
+        (!changes.is_empty()).then(|| (open, self.astray.owe(changes.into_iter())))
     }
 
     fn timed_out(&self) -> NbdError {

@@ -9,8 +9,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use warmd_threads as threads;
-
 use super::{VolumeKind, error::VolumeError, identity::Identity, in_use};
 
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -72,7 +70,7 @@ async fn within<T: Send + 'static>(
     work: impl FnOnce(&Path) -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, VolumeError> {
     let owned = path.to_owned();
-    let lane = threads::on(path).map_err(|error| failed(path, error))?;
+    let lane = warmd_threads::on(path).map_err(|error| failed(path, error))?;
     lane.run_within(DEADLINE, move || work(&owned)).await.map_err(|error| failed(path, error))?
 }
 

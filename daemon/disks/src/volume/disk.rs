@@ -13,7 +13,6 @@ use warmd_cbt::{
     disk::{Allocation, DiskError, DiskLimits, ErrorKind, Operation, ReadDisk, WriteDisk},
     units::{Extent, Length, Offset},
 };
-use warmd_threads as threads;
 use warmd_threads::DevicePool;
 
 use super::{
@@ -76,7 +75,7 @@ impl FileDisk {
     ) -> Result<Self, VolumeError> {
         let failed = |error| VolumeError::io("opening", path, error);
         let started = tokio::time::Instant::now();
-        let lane = threads::on(path).map_err(failed)?;
+        let lane = warmd_threads::on(path).map_err(failed)?;
         loop {
             let (place, calls) = (path.to_owned(), calls());
             let opening = move || Volume::open(&place, size, options.direct, calls);
@@ -211,7 +210,7 @@ impl Drop for Abandoned<'_> {
     fn drop(&mut self) {
         if let Some(loan) = self.loan.take() {
             let replaced = loan.write_off();
-            threads::buffer_written_off();
+            warmd_threads::buffer_written_off();
             tracing::warn!(replaced, "a call was abandoned, and its buffer is written off until it ends");
         }
         if let Some((volume, operation)) = self.change {

@@ -21,7 +21,6 @@ use warmd_cbt::{
     disk::{DiskError, DiskLimits, ErrorKind, Operation, ReadDisk},
     units::{Extent, Length, Offset},
 };
-use warmd_threads as threads;
 use warmd_threads::DevicePool;
 
 use super::{error::VolumeError, identity::Identity, identity::size_of, in_use};
@@ -48,7 +47,7 @@ impl ImageFile {
     pub async fn open(path: &Path, size: Length) -> Result<Self, VolumeError> {
         let place = path.to_owned();
         let failed = |error| VolumeError::io("opening", path, error);
-        let lane = threads::on(path).map_err(failed)?;
+        let lane = warmd_threads::on(path).map_err(failed)?;
         let file = lane.run_within(DEADLINE, move || open(&place, size)).await.map_err(failed)??;
         let threads = Arc::new(Semaphore::new(IN_FLIGHT));
         Ok(Self { file: Arc::new(file), path: path.to_owned(), size, threads, lane })

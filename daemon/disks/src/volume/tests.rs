@@ -14,18 +14,17 @@ use std::{
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
-use warmd_cbt::disk::WriteDisk;
+use warmd_cbt::{
+    buffer::Buffer,
+    disk::{ErrorKind, Operation, ReadDisk, WriteDisk},
+    units::{Extent, Length, Offset},
+};
 
 use super::{
     syscalls::{Calls, Kernel},
     *,
 };
 use std::{io, sync::Arc, time::Duration};
-use warmd_cbt::{
-    buffer::Buffer,
-    disk::{ErrorKind, Operation, ReadDisk},
-    units::{Extent, Length, Offset},
-};
 
 /// No multiple of a sector, so that the last bytes take another path than the others.
 const SIZE: Length = Length((1 << 20) + 777);

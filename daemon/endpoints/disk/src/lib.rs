@@ -14,14 +14,16 @@ use std::{path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use warmd_cbt::disk::WriteDisk;
-use warmd_core::model::{
-    id::MigrationId,
-    machine::Machine,
-    rule::{Objection, Rule},
-};
-use warmd_core::targets::{
-    CreateMachine, DiskSpec, Incoming, LastWriter, MachineState, PreparedDisk, Target, TargetError,
-    TargetErrorKind, conversion_overlay::ConversionOverlay, host::Host,
+use warmd_core::{
+    model::{
+        id::MigrationId,
+        machine::Machine,
+        rule::{Objection, Rule},
+    },
+    targets::{
+        CreateMachine, DiskSpec, Incoming, LastWriter, MachineState, PreparedDisk, Target, TargetError,
+        TargetErrorKind, conversion_overlay::ConversionOverlay, host::Host,
+    },
 };
 use warmd_disks::volume;
 use warmd_storage::{Storage, blocking_on};

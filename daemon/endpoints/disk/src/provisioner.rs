@@ -11,10 +11,12 @@ use warmd_core::{
     model::id::MigrationId,
     targets::{CreateMachine, MachineState, TargetError, TargetErrorKind},
 };
-use warmd_proto::channel;
-use warmd_proto::provisioner::v1::{
-    self as wire, PowerState, RefusalReason, create_vm_response, provisioner_client::ProvisionerClient,
-    start_vm_response,
+use warmd_proto::{
+    channel,
+    provisioner::v1::{
+        self as wire, PowerState, RefusalReason, create_vm_response, provisioner_client::ProvisionerClient,
+        start_vm_response,
+    },
 };
 use warmd_storage::Located;
 

@@ -14,7 +14,6 @@ mod claims;
 mod conversion_overlay;
 mod export;
 mod free_space;
-
 mod neighbours;
 mod place;
 mod preflight;
@@ -35,15 +34,15 @@ use warmd_core::model::{
     plan::is_target_name,
     storage,
 };
-use warmd_core::targets::{DiskSpec, LastWriter, PreparedDisk, TargetError, TargetErrorKind};
+use warmd_core::targets::{DiskSpec, LastWriter, PreparedDisk, TargetError, TargetErrorKind, host::Host};
 use warmd_disks::volume::{self, FileDisk, VolumeError, VolumeKind, VolumeOptions};
-use warmd_threads as threads;
 
-pub use self::place::{DiskLocation, safe_name};
-use self::volume_error::ForTarget as _;
-use self::{claims::Claims, place::Where};
-pub use warmd_core::targets::host::{Host, LocationClaim, VmDisk, VmDisks};
-pub use warmd_disks::volume::unseen;
+pub use self::place::DiskLocation;
+use self::{
+    claims::Claims,
+    place::{Where, safe_name},
+    volume_error::ForTarget as _,
+};
 
 /// In a migration's folder: the last writer of its disks, a pass by its number.
 const LAST_WRITER: &str = "last-pass";
@@ -467,7 +466,7 @@ async fn blocking_within<T: Send + 'static>(
     deadline: Duration,
     work: impl FnOnce() -> Result<T, VolumeError> + Send + 'static,
 ) -> Result<T, TargetError> {
-    let lane = match threads::on(path) {
+    let lane = match warmd_threads::on(path) {
         Ok(lane) => lane,
         Err(error) => return Err(TargetError::new(TargetErrorKind::Failed, doing, error)),
     };

@@ -14,16 +14,17 @@ use std::{
 };
 
 use futures::future::try_join_all;
-use warmd_core::targets::host::{Host, LocationClaim, VmDisk, VmDisks};
 use warmd_core::{
     model::id::MigrationId,
-    targets::{DiskSpec, TargetError, TargetErrorKind},
+    targets::{
+        DiskSpec, TargetError, TargetErrorKind,
+        host::{Host, LocationClaim, VmDisk, VmDisks},
+    },
 };
 use warmd_disks::{
     nbd::{NbdAddress, NbdUri},
     volume::{Kin, Uses, VolumeError},
 };
-use warmd_threads as threads;
 
 use super::volume_error::ForTarget as _;
 use super::{Storage, blocking_on};
@@ -291,7 +292,7 @@ pub(super) async fn kin(path: &Path, doing: &str) -> Result<Option<Kin>, TargetE
 /// on its own threads, and one that does not answer is skipped, unless the volume is on it too.
 async fn first_of(kin: Kin, path: &Path, disks: Vec<VmDisk>) -> std::io::Result<Option<VmDisk>> {
     let mut places = BTreeMap::<PathBuf, Vec<VmDisk>>::new();
-    let mounts = threads::Mounts::now();
+    let mounts = warmd_threads::Mounts::now();
     let own = mounts.of(path);
     for disk in disks {
         places.entry(mounts.of(&disk.path)).or_default().push(disk);
@@ -299,7 +300,7 @@ async fn first_of(kin: Kin, path: &Path, disks: Vec<VmDisk>) -> std::io::Result<
     let looks = places.into_iter().map(|(place, disks)| {
         let (kin, own) = (kin.clone(), &own);
         async move {
-            let looked = match threads::named(place.clone()) {
+            let looked = match warmd_threads::named(place.clone()) {
                 Ok(lane) => {
                     let look = move || disks.into_iter().find(|disk| kin.has(&disk.path));
                     lane.run_within(NEIGHBOUR, look).await
@@ -325,7 +326,7 @@ pub(super) async fn export_name(uri: &str) -> String {
         NbdAddress::Tcp { host, port } => format!("nbd {} {port} {export}", host_name(&host, port).await),
         NbdAddress::Unix(path) => {
             let there = path.clone();
-            let name = match threads::on(&path) {
+            let name = match warmd_threads::on(&path) {
                 Ok(lane) => lane.run(move || socket_name(&there)).await.flatten(),
                 Err(error) => Err(error),
             };

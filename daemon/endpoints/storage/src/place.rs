@@ -69,7 +69,7 @@ pub(super) fn of(folder: &Path, spec: &DiskSpec) -> Result<Where, TargetError> {
 
 /// A file name for any text: letters, digits, `-`, `_` and dots inside stay, other characters become `%` and
 /// two digits.
-pub fn safe_name(text: &str) -> String {
+pub(super) fn safe_name(text: &str) -> String {
     let mut name = String::with_capacity(text.len());
     for (at, byte) in text.bytes().enumerate() {
         match byte {

@@ -13,7 +13,6 @@ use std::{
 use async_trait::async_trait;
 use tempfile::TempDir;
 use warmd_cbt::units::Length;
-use warmd_core::targets::host::{Host, LocationClaim, VmDisk, VmDisks};
 use warmd_core::{
     model::{
         id::{DiskKey, MigrationId, VmId},
@@ -23,6 +22,7 @@ use warmd_core::{
     targets::{
         DiskSpec, Incoming, LastWriter, TargetError, TargetErrorKind as Kind,
         conversion_overlay::ConversionOverlay,
+        host::{Host, LocationClaim, VmDisk, VmDisks},
     },
 };
 

@@ -11,7 +11,7 @@ use warmd_core::{
     control::Control as _,
     model::{
         coordination::{GroupDecision, MemberStatus, Seat, decide},
-        group::{Group, GroupMember, GroupView, names, outcome},
+        group::{Group, GroupMember, GroupView},
         phase::Phase,
         request::RequestOutcome,
         scheduled_cutover::{CutoverOrder, CutoverTime},
@@ -75,7 +75,7 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
     }
     let opened: Vec<_> = open.iter().map(|at| group.members[*at].migration).collect();
     if !opened.is_empty() {
-        let told = line(group, "state", &format!("the barrier opens for {}", names(&group.members, &open)));
+        let told = line(group, "state", &format!("the barrier opens for {}", group.names(&open)));
         manager.store.append_events(vec![told]).await?;
         running.board.change(|board| {
             // A member that left meanwhile does not pass, and neither do those that start with it.
@@ -97,7 +97,7 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
     }
     if is_finished {
         let view = GroupView { group: group.clone(), statuses };
-        manager.store.end_group(group.id, clock::now(), line(group, "state", &outcome(&view))).await?;
+        manager.store.end_group(group.id, clock::now(), line(group, "state", &view.describe())).await?;
     }
     Ok(is_finished)
 }

@@ -3,10 +3,9 @@
 //! Rule: a group that cannot begin completely is refused completely, with each VM that prevents it; nothing
 //! has been stopped then.
 
-use warmd_core::control::{PlanCutover, PlanRequestOutcome};
 use warmd_core::{
     clock,
-    control::{Control as _, ControlError, ControlErrorKind},
+    control::{Control as _, ControlError, ControlErrorKind, PlanCutover, PlanRequestOutcome},
     model::{
         group::{GroupMember, GroupView},
         plan::Plan,

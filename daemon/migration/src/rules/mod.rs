@@ -14,12 +14,14 @@ mod text;
 mod tiers;
 mod windows;
 
-use warmd_core::control::{ControlError, ControlErrorKind, Finding};
-use warmd_core::model::{
-    id::MigrationId,
-    machine::Machine,
-    plan::Plan,
-    rule::{Rule, Severity},
+use warmd_core::{
+    control::{ControlError, ControlErrorKind, Finding},
+    model::{
+        id::MigrationId,
+        machine::Machine,
+        plan::Plan,
+        rule::{Rule, Severity},
+    },
 };
 
 use super::manager::Manager;

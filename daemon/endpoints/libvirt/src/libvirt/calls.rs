@@ -126,19 +126,15 @@ impl LibvirtClient {
         Err(LibvirtError { kind, ..error })
     }
 
-    /// The versions of the daemon there, on one line: `libvirt 9.0.0, QEMU 7.2.22`.
-    pub async fn version(&self) -> Result<String, LibvirtError> {
+    /// The versions of the daemon there, on one line (`libvirt 9.0.0, QEMU 7.2.22`), and libvirt's major and
+    /// minor version.
+    pub async fn version(&self) -> Result<(String, (u32, u32)), LibvirtError> {
         let (library, hypervisor, kind) =
             self.call(Lane::Look, "version", LibvirtConnection::versions).await?;
         let three =
             |number: u64| format!("{}.{}.{}", number / 1_000_000, number / 1000 % 1000, number % 1000);
-        Ok(format!("libvirt {}, {kind} {}", three(library), three(hypervisor)))
-    }
-
-    /// Major and minor version of the daemon there.
-    pub async fn library_version(&self) -> Result<(u32, u32), LibvirtError> {
-        let (library, ..) = self.call(Lane::Look, "version", LibvirtConnection::versions).await?;
-        Ok(major_and_minor(library))
+        let line = format!("libvirt {}, {kind} {}", three(library), three(hypervisor));
+        Ok((line, major_and_minor(library)))
     }
 
     /// All domains, running or not, with their names.

@@ -8,7 +8,6 @@
 use std::{io, path::Path, time::Duration};
 
 use warmd_disks::qemu_img::{ImageError, ImageErrorKind, image};
-use warmd_threads as threads;
 
 use super::{
     Disk, DiskSource, DomainId, DomainStatus, LibvirtClient, LibvirtError, LibvirtErrorKind, Reason, RunState,
@@ -67,11 +66,10 @@ impl LibvirtClient {
                 shared.push(format!("{} ({}) is a network disk", disk.target, disk.source));
                 continue;
             }
-            let found = tokio::time::timeout(ANSWER, file_system(&place)).await;
-            let what = match found.map(|kind| of_file_system(&kind)) {
-                Ok(Reach::Local) => continue,
-                Ok(Reach::SharedFile) => "is on a file system that other hosts may have",
-                Ok(Reach::Unseen) | Err(_) => "is on a file system that does not answer",
+            let what = match of_file_system(&file_system(&place).await) {
+                Reach::Local => continue,
+                Reach::SharedFile => "is on a file system that other hosts may have",
+                Reach::Unseen => "is on a file system that does not answer",
             };
             shared.push(format!("{} ({place}) {what}", disk.target));
         }
@@ -136,13 +134,7 @@ async fn reach(disk: &Disk) -> Reach {
     match &disk.source {
         // It is never written to, and any number of VMs may have it.
         _ if disk.readonly => Reach::Local,
-        DiskSource::File(path) if path.starts_with('/') => {
-            // One that does not answer is skipped.
-            match tokio::time::timeout(ANSWER, file_system(path)).await {
-                Ok(kind) => of_file_system(&kind),
-                Err(_) => Reach::Unseen,
-            }
-        }
+        DiskSource::File(path) if path.starts_with('/') => of_file_system(&file_system(path).await),
         DiskSource::Empty => Reach::Local,
         DiskSource::File(_)
         | DiskSource::Block(_)
@@ -153,8 +145,8 @@ async fn reach(disk: &Disk) -> Reach {
 }
 
 async fn file_system(path: &str) -> io::Result<u32> {
-    let (lane, path) = (threads::on(Path::new(path))?, path.to_owned());
-    let kind = lane.run(move || rustix::fs::statfs(&path)).await??.f_type;
+    let (lane, path) = (warmd_threads::on(Path::new(path))?, path.to_owned());
+    let kind = lane.run_within(ANSWER, move || rustix::fs::statfs(&path)).await??.f_type;
     // It is a signed number that not every file system fills alike.
     u32::try_from(kind & 0xFFFF_FFFF).map_err(io::Error::other)
 }

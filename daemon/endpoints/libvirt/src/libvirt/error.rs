@@ -43,8 +43,6 @@ pub enum LibvirtErrorKind {
     NoJob,
     /// The domain has no such metadata element.
     NoSuchMetadata,
-    /// A disk's image does not exist.
-    NoSuchImage,
     /// No room on the hypervisor's file system.
     NoSpace,
     /// This libvirt or QEMU does not support it, or not with this domain.

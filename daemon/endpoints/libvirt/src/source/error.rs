@@ -51,7 +51,7 @@ fn kind(error: &LibvirtError) -> SourceErrorKind {
         L::Unreachable => SourceErrorKind::Unreachable,
         L::Timeout => SourceErrorKind::Timeout,
         L::Busy => SourceErrorKind::Blocked,
-        L::NoSuchDomain | L::NoSuchImage => SourceErrorKind::NotFound,
+        L::NoSuchDomain => SourceErrorKind::NotFound,
         L::MissingTool | L::Denied | L::Exists | L::Unsupported => SourceErrorKind::Refused,
         L::WrongState
         | L::AlreadyActive

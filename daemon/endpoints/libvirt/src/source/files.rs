@@ -6,8 +6,6 @@
 
 use std::{io, path::Path, time::Duration};
 
-use warmd_threads as threads;
-
 /// After this time a file system counts as not answering.
 const ANSWER: Duration = Duration::from_secs(30);
 
@@ -35,7 +33,7 @@ pub(super) async fn ask_within<T: Send + 'static>(
     path: &Path,
     question: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> io::Result<T> {
-    let (threads, path) = (threads::on(path)?, path.to_owned());
+    let (threads, path) = (warmd_threads::on(path)?, path.to_owned());
     let asking = threads.run(move || question(&path));
     let why = || format!("its file system does not answer within {} s", deadline.as_secs());
     tokio::time::timeout(deadline, asking)

@@ -48,14 +48,16 @@ pub use settings::LibvirtSourceSettings;
 
 use error::{ErrorContext, refused};
 use marks::LibvirtMark;
-use warmd_core::model::{
-    id::{DiskKey, MigrationId, VmId},
-    machine::{Machine, MachineDisk, PowerState, VmSummary},
-    rule::Objection,
-};
-use warmd_core::sources::{
-    HoldOff, HowStopped, Leftover, MigratedMark, ShutdownPolicy, Snapshot, SnapshotRequest, Source,
-    SourceError, SourceErrorKind,
+use warmd_core::{
+    model::{
+        id::{DiskKey, MigrationId, VmId},
+        machine::{Machine, MachineDisk, PowerState, VmSummary},
+        rule::Objection,
+    },
+    sources::{
+        HoldOff, HowStopped, Leftover, MigratedMark, ShutdownPolicy, Snapshot, SnapshotRequest, Source,
+        SourceError, SourceErrorKind,
+    },
 };
 
 /// Below this, libvirt cannot back up some disks incrementally and others whole in one job.
@@ -96,8 +98,8 @@ fn domain_id(vm: &VmId) -> Result<DomainId, SourceError> {
 impl Source for LibvirtSource {
     async fn check(&self) -> Result<String, SourceError> {
         let doing = || format!("reaching {}", self.libvirt.uri());
-        let version = self.libvirt.version().await.context(doing)?;
-        if self.libvirt.library_version().await.context(doing)? < OLDEST {
+        let (version, library) = self.libvirt.version().await.context(doing)?;
+        if library < OLDEST {
             let (major, minor) = OLDEST;
             return Err(refused(doing(), format!("{version} is too old: {major}.{minor} is needed")));
         }

@@ -3,8 +3,10 @@
 use std::{
     fs::File,
     io::{self, Read, Seek, SeekFrom},
-    path::{Path, PathBuf},
+    path::Path,
 };
+
+use warmd_disks::volume::{self, VolumeError};
 
 use super::domain::CONSOLE;
 
@@ -53,38 +55,20 @@ pub(super) fn is_console(name: &str) -> bool {
 }
 
 /// Moves the console of an earlier machine aside, so that it is not mistaken for this one's. One is kept.
-pub(super) fn set_aside(folder: &Path) -> io::Result<()> {
+pub(super) fn set_aside(folder: &Path) -> Result<(), VolumeError> {
     let console = folder.join(CONSOLE);
-    let consoles = consoles(folder)?;
-    if consoles.contains(&console) {
-        std::fs::rename(&console, folder.join(EARLIER))?;
+    match std::fs::rename(&console, folder.join(EARLIER)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(VolumeError::io("renaming", console, error));
+        }
+        _ => {}
     }
-    remove(consoles.iter().filter(|path| **path != console && !path.ends_with(EARLIER)))
+    volume::remove_files(folder, |name| !matches!(name, CONSOLE | EARLIER) && is_console(name))
 }
 
 /// Removes the output of earlier machines, and leaves this one's file.
-pub(super) fn forget_earlier(folder: &Path) -> io::Result<()> {
-    remove(std::iter::once(&folder.join(EARLIER)))
-}
-
-fn consoles(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let names = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name()));
-    let names: Vec<_> = names.collect::<Result<_, _>>()?;
-    Ok(names
-        .iter()
-        .filter(|name| name.to_str().is_some_and(is_console))
-        .map(|name| folder.join(name))
-        .collect())
-}
-
-fn remove<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> io::Result<()> {
-    for path in paths {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-    }
-    Ok(())
+pub(super) fn forget_earlier(folder: &Path) -> Result<(), VolumeError> {
+    volume::remove_file(&folder.join(EARLIER))
 }
 
 #[cfg(test)]

@@ -17,15 +17,23 @@ pub(super) struct Lack {
     pub(super) found: String,
 }
 
+/// What libvirt has answered already: a network's definition and the list of filters are asked for once, for
+/// all machines that are looked at together.
+#[derive(Debug, Default)]
+pub(super) struct Asked {
+    definitions: Definitions,
+    filters: Option<Vec<String>>,
+}
+
 /// The missing isolation of the machine's interfaces, which are connected by these links, in order.
 pub(super) async fn lacks(
     libvirt: &LibvirtClient,
     machine: &Machine,
     links: &[Link],
+    asked: &mut Asked,
 ) -> Result<Vec<Lack>, LibvirtError> {
     let Some(hardware) = &machine.hardware else { return Ok(Vec::new()) };
     let mut lacks = Vec::new();
-    let (mut filters, mut definitions) = (None, Definitions::default());
     for (nic, link) in machine.nics.iter().zip(links) {
         let Some(part) = hardware.nic(&nic.mac) else { continue };
         let mut lack = |element, what: &str| {
@@ -34,7 +42,7 @@ pub(super) async fn lacks(
         };
         let has = |element: &str| part.part(element).is_some();
         let wire = if [VLAN, VIRTUAL_PORT, PORT].into_iter().any(has) {
-            Wire::of(libvirt, &mut definitions, link).await?
+            Wire::of(libvirt, &mut asked.definitions, link).await?
         } else {
             None
         };
@@ -48,17 +56,17 @@ pub(super) async fn lacks(
             continue;
         }
         if let Some(name) = part.part("filterref").and_then(|filter| filter.attribute("filter")) {
-            if filters.is_none() {
-                filters = Some(libvirt.network_filters().await?);
+            if asked.filters.is_none() {
+                asked.filters = Some(libvirt.network_filters().await?);
             }
-            if !filters.iter().flatten().any(|known| known == name) {
+            if !asked.filters.iter().flatten().any(|known| known == name) {
                 lack("filterref", &format!("the network filter {name:?} is not here"));
             }
         }
         if let Some(group) = part.part("source").and_then(|source| source.attribute("portgroup")) {
             let has = match link {
                 Link::Network(network) => {
-                    let text = definitions.of(network, || libvirt.network_xml(network)).await?;
+                    let text = asked.definitions.of(network, || libvirt.network_xml(network)).await?;
                     has_port_group(text, group)?
                 }
                 Link::Bridge(_) | Link::User => false,

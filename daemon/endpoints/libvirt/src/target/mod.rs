@@ -28,10 +28,12 @@ use std::{
 use async_trait::async_trait;
 use tokio::sync::OnceCell;
 use warmd_cbt::disk::WriteDisk;
-use warmd_core::model::{hardware::HardwareElement, id::MigrationId, rule::Objection};
-use warmd_core::targets::{
-    CreateMachine, DiskSpec, GuestSign, Incoming, LastWriter, MachineState, PreparedDisk, Target,
-    TargetError, TargetErrorKind, conversion_overlay::ConversionOverlay, host::Host,
+use warmd_core::{
+    model::{hardware::HardwareElement, id::MigrationId, rule::Objection},
+    targets::{
+        CreateMachine, DiskSpec, GuestSign, Incoming, LastWriter, MachineState, PreparedDisk, Target,
+        TargetError, TargetErrorKind, conversion_overlay::ConversionOverlay, host::Host,
+    },
 };
 use warmd_disks::volume::VolumeError;
 use warmd_storage::{Storage, blocking_on};
@@ -39,6 +41,7 @@ use warmd_storage::{Storage, blocking_on};
 pub use self::settings::{DiskBus, DomainType, LibvirtTargetSettings};
 use self::{
     domain::{CONSOLE, DomainBuilder},
+    isolation::Asked,
     networks::Networks,
     owned::Finder,
 };
@@ -196,7 +199,7 @@ impl Target for LibvirtTarget {
 
     async fn check(&self) -> Result<String, TargetError> {
         let doing = format!("asking {}", self.settings.uri);
-        let version = self.libvirt.version().await.map_err(failed(&doing))?;
+        let (version, _) = self.libvirt.version().await.map_err(failed(&doing))?;
         let kind = self.domain_type(std::env::consts::ARCH).await.map_err(failed(&doing))?;
         let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
         let storage = self.storage().await?;
@@ -248,8 +251,9 @@ impl Target for LibvirtTarget {
         let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
         let links = request.machine.nics.iter().map(|nic| networks.link(nic)).collect::<Result<Vec<_>, _>>();
         let links = links.map_err(|why| refused(why.to_string()))?;
-        let lacks =
-            isolation::lacks(&self.libvirt, &request.machine, &links).await.map_err(failed(&doing))?;
+        let mut asked = Asked::default();
+        let lacks = isolation::lacks(&self.libvirt, &request.machine, &links, &mut asked).await;
+        let lacks = lacks.map_err(failed(&doing))?;
         let waived = request.machine.hardware.as_ref().is_some_and(HardwareElement::waives_isolation);
         if let Some(lack) = lacks.first().filter(|_| !waived) {
             return Err(refused(format!("{}: the plan does not accept `isolation-lost`", lack.found)));
@@ -262,7 +266,6 @@ impl Target for LibvirtTarget {
         let there = folder.clone();
         blocking_on(&folder, format!("putting the console in {} aside", folder.display()), move || {
             guest::set_aside(&there)
-                .map_err(|error| VolumeError::io("moving a console's file in", &there, error))
         })
         .await?;
         let disk_bus = self.settings.disk_bus;
@@ -369,7 +372,6 @@ impl Target for LibvirtTarget {
         let there = folder.clone();
         blocking_on(&folder, format!("removing earlier consoles in {}", folder.display()), move || {
             guest::forget_earlier(&there)
-                .map_err(|error| VolumeError::io("removing a console's file in", &there, error))
         })
         .await
     }
@@ -420,7 +422,7 @@ fn failed(doing: &str) -> impl FnOnce(LibvirtError) -> TargetError {
         let kind = match error.kind {
             K::Unreachable => TargetErrorKind::Unreachable,
             K::Timeout => TargetErrorKind::Timeout,
-            K::NoSuchDomain | K::NoSuchImage => TargetErrorKind::NotFound,
+            K::NoSuchDomain => TargetErrorKind::NotFound,
             K::Exists => TargetErrorKind::Conflict,
             K::NoSpace => TargetErrorKind::NoSpace,
             K::MissingTool | K::Denied | K::Unsupported => TargetErrorKind::Refused,

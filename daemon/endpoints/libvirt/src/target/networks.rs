@@ -17,7 +17,7 @@ pub(super) struct Networks {
     inactive: Vec<String>,
 }
 
-/// The networks' XMLs that were read: each once for all its interfaces.
+/// The networks' XMLs that were read: each once for all interfaces.
 #[derive(Debug, Default)]
 pub(super) struct Definitions(BTreeMap<String, String>);
 

@@ -126,7 +126,7 @@ impl Layout {
     fn of(machine: &Machine, hardware: &HardwareElement) -> Self {
         let controllers: BTreeMap<u32, &HardwareElement> = hardware
             .devices("controller")
-            .filter(|controller| controller.attribute("type") == Some("pci"))
+            .filter(|controller| controller.is_pci_bus())
             .filter_map(|controller| Some((number(controller.attribute("index")?)?, controller)))
             .collect();
         let model = |controller: &&HardwareElement| controller.attribute("model").map(str::to_owned);

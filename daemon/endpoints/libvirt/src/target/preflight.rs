@@ -18,8 +18,14 @@ use warmd_core::{
 use warmd_storage::{DiskLocation, Located};
 
 use super::{
-    DiskBus, LibvirtTarget, cpu::Processors, domain::DomainBuilder, failed, isolation, networks::Networks,
-    owned, pci::Slots,
+    DiskBus, LibvirtTarget,
+    cpu::Processors,
+    domain::DomainBuilder,
+    failed,
+    isolation::{self, Asked},
+    networks::Networks,
+    owned,
+    pci::Slots,
 };
 use crate::libvirt::{DomainId, DomainXml, LibvirtError, LibvirtErrorKind, went_unanswered, xml as read};
 
@@ -36,7 +42,7 @@ impl LibvirtTarget {
         let mut objections = self.storage().await?.objections(machines).await?;
         let domains = self.all_domains().await.map_err(failed(&doing))?;
         let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
-        let mut capabilities = BTreeMap::new();
+        let (mut capabilities, mut asked) = (BTreeMap::new(), Asked::default());
         for (at, incoming) in machines.iter().enumerate() {
             let mut object = |rule, found: String| {
                 objections.push((Some(at), Objection::new(rule, found)));
@@ -65,7 +71,7 @@ impl LibvirtTarget {
                 }
             }
             if links.len() == incoming.machine.nics.len() {
-                let lacks = isolation::lacks(&self.libvirt, &incoming.machine, &links).await;
+                let lacks = isolation::lacks(&self.libvirt, &incoming.machine, &links, &mut asked).await;
                 for lack in lacks.map_err(failed(&doing))? {
                     object(Rule::IsolationLost, lack.found);
                 }

@@ -47,7 +47,7 @@ impl Wire {
             Found::Is(wire) => wire,
             Found::Bridge(name) => {
                 let filters = name.is_some_and(|name| filters_vlans(Path::new("/sys/class/net"), &name));
-                Self::Bridge { vlans: filters && is_new(libvirt.library_version().await?) }
+                Self::Bridge { vlans: filters && is_new(libvirt.version().await?.1) }
             }
         }))
     }

@@ -135,9 +135,7 @@ impl std::fmt::Display for Place {
 fn grouped(devices: &[HardwareElement]) -> BTreeMap<Place, Vec<HardwareElement>> {
     let mut groups = BTreeMap::<_, Vec<HardwareElement>>::new();
     // Buses come and go with their devices.
-    let is_bus =
-        |device: &HardwareElement| device.name == "controller" && device.attribute("type") == Some("pci");
-    for device in devices.iter().filter(|device| !is_bus(device)) {
+    for device in devices.iter().filter(|device| !device.is_pci_bus()) {
         let name = match device.name.as_str() {
             "disk" => device.target().map(str::to_owned),
             "interface" => device.mac().map(str::to_ascii_lowercase),
