@@ -35,7 +35,7 @@ const KNOWS: [(&str, &[&str]); 18] = [
     ("daemon/api", &["cbt", "core", "proto", "report", "schedules"]),
     ("daemon/cli", &["core", "proto", "report"]),
     (
-        "daemon",
+        "daemon/warmd",
         &[
             "api",
             "cbt",
@@ -51,14 +51,14 @@ const KNOWS: [(&str, &[&str]); 18] = [
             "threads",
         ],
     ),
-    ("tests/fuzz", &["api", "daemon", "disks", "endpoint-libvirt", "report", "store"]),
+    ("tests/fuzz", &["api", "daemon/warmd", "disks", "endpoint-libvirt", "report", "store"]),
 ];
 
 /// Libraries that only these packages may use, with the reason.
 const FOREIGN: [(&str, &[&str], &str); 5] = [
     ("rusqlite", &["daemon/store"], "one package keeps the state"),
     ("tonic", &["daemon/api", "daemon/cli", "daemon/endpoints/disk", "daemon/migration", "proto"], "gRPC"),
-    ("clap", &["daemon", "daemon/cli"], "command lines"),
+    ("clap", &["daemon/warmd", "daemon/cli"], "command lines"),
     ("libloading", &["daemon/endpoints/libvirt"], "libvirt's C interface"),
     ("hyper-rustls", &["daemon/endpoints/vsphere"], "vSphere's SOAP over TLS"),
 ];
