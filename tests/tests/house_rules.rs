@@ -51,7 +51,7 @@ const KNOWS: [(&str, &[&str]); 18] = [
             "threads",
         ],
     ),
-    ("tests/fuzz", &["api", "daemon/warmd", "disks", "endpoint-libvirt", "report", "store"]),
+    ("tests/fuzz", &["api", "daemon", "disks", "endpoint-libvirt", "report", "store"]),
 ];
 
 /// Libraries that only these packages may use, with the reason.
