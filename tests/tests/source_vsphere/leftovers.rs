@@ -33,7 +33,9 @@ fn a_snapshot_of_a_daemon_that_was_killed_is_ended() {
 #[test]
 fn only_what_is_of_no_known_migration_is_a_leftover() {
     block_on(async |dir| {
-        let bench = Bench::start(dir, &[]).await?;
+        let mut bench = Bench::start(dir, &[]).await?;
+        // Tracking has a leftover of its own.
+        bench.source = bench.source_with(|settings| settings.enable_change_tracking = false)?;
         ensure!(bench.source.leftovers(&[]).await?.is_empty());
         drop(bench.snapshot().await?);
         ensure!(bench.source.leftovers(&[bench.owner]).await?.is_empty());
@@ -73,5 +75,40 @@ fn a_vm_that_is_gone_has_nothing_to_end() {
         bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
         ensure!(bench.source.vms().await?.is_empty());
         assert_error(bench.snapshot().await, SourceErrorKind::NotFound, &bench.vm.0)
+    });
+}
+
+#[test]
+fn tracking_is_switched_off_again_as_it_was() {
+    block_on(async |dir| {
+        let mut bench = Bench::copied(dir, &[]).await?;
+        let wanted =
+            |bench: &Bench| -> anyhow::Result<bool> { Ok(bench.rig.machine()?["tracking_wanted"] == true) };
+        ensure!(wanted(&bench)?);
+        // Neither a pass's end nor another migration's touches it.
+        bench.pass(false).await?;
+        let other = MigrationId::generate();
+        bench.source.delete_marks(&bench.vm, other, &[]).await?;
+        ensure!(wanted(&bench)?, "another migration switched it off");
+        ensure!(bench.source.leftovers(&[bench.owner]).await?.is_empty());
+        let left = bench.source.leftovers(&[other]).await?;
+        ensure!(left.len() == 1 && left[0].what.contains(&bench.owner.to_string()), "{left:?}");
+        // What cannot be done now is told, and done by the next call.
+        bench.rig.order("fail", &json!({"method": "ReconfigVM_Task", "fault": "FileFault"}))?;
+        let left = bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?;
+        ensure!(left.len() == 1 && wanted(&bench)?, "{left:?}");
+        for _ in 0..2 {
+            ensure!(bench.source.delete_marks(&bench.vm, bench.owner, &[]).await?.is_empty());
+            ensure!(!wanted(&bench)?);
+        }
+        ensure!(bench.source.leftovers(&[]).await?.is_empty());
+
+        // As an administrator has it on: it stays.
+        bench.rig.order("tracking", &json!({"machine": NAME, "do": "set", "on": true}))?;
+        bench.owner = other;
+        bench.pass(false).await?;
+        bench.source.delete_marks(&bench.vm, other, &[]).await?;
+        ensure!(wanted(&bench)?, "it was on before");
+        bench.rig.assert_clean()
     });
 }

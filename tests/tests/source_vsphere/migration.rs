@@ -131,6 +131,7 @@ fn a_running_vm_is_moved_by_a_full_pass_deltas_and_a_cutover() {
         ensure!(this.power()? == "poweredOff", "the source is {}", this.power()?);
         this.assert_equal()?;
         this.rig.assert_clean()?;
+        ensure!(this.rig.machine()?["tracking_wanted"] == false, "tracking was off before, and is on");
 
         let report = this.report()?;
         ensure!(report["state"]["name"] == "done", "{}", report["state"]);

@@ -5,7 +5,7 @@ use warmd_core::{
     sources::{Leftover, SourceError, SourceErrorKind},
 };
 
-use crate::{Owner, reader};
+use crate::{Owner, reader, tracking};
 
 use super::{VsphereSource, owner_of};
 
@@ -27,6 +27,24 @@ impl VsphereSource {
         Ok(())
     }
 
+    /// Leaves tracking as it was before the migration; what cannot be done now is no failure.
+    pub(super) async fn restore_tracking(
+        &self,
+        vm: &VmId,
+        owner: MigrationId,
+    ) -> Result<Vec<Leftover>, SourceError> {
+        let of = match self.of(vm).await {
+            Err(error) if error.kind == SourceErrorKind::NotFound => return Ok(Vec::new()),
+            of => of?,
+        };
+        match self.vsphere.restore_tracking(&of, &owner_of(owner)).await {
+            Ok(true) => tracing::info!(%vm, %owner, "changed-block tracking is off again, as it was"),
+            Ok(false) => {}
+            Err(error) => return Ok(vec![tracked(&vm.0, &owner_of(owner), &error.to_string())]),
+        }
+        Ok(Vec::new())
+    }
+
     /// Removes the folders of readers whose daemon was killed; they are no reason to fail.
     pub(super) async fn clear_readers(&self, owner: &Owner) {
         let runtime_dir = &self.vsphere.settings().reader.runtime_dir;
@@ -40,6 +58,10 @@ impl VsphereSource {
         let known: Vec<Owner> = known.iter().map(|migration| owner_of(*migration)).collect();
         let mut left = Vec::new();
         for vm in self.vsphere.vms().await? {
+            if let Some(owner) = tracking::switched_on_for(&vm.annotation).filter(|it| !known.contains(it)) {
+                let why = "this warmd does not have that migration at work";
+                left.push(tracked(&vm.name, &owner, why));
+            }
             for snapshot in &vm.snapshots {
                 let Some(owner) = Owner::of(snapshot).filter(|owner| !known.contains(owner)) else {
                     continue;
@@ -65,5 +87,16 @@ impl VsphereSource {
             }),
         }
         Ok(left)
+    }
+}
+
+/// Tracking that was switched on for a migration, and is still on.
+fn tracked(vm: &str, owner: &Owner, why: &str) -> Leftover {
+    Leftover {
+        what: format!("changed-block tracking of VM {vm}, switched on for migration {owner},"),
+        why: why.to_owned(),
+        remedy: "in vSphere, with the VM off: Edit Settings, VM Options, Advanced, `ctkEnabled = FALSE`; and remove the line \
+                 of [warmd] from its notes"
+            .to_owned(),
     }
 }

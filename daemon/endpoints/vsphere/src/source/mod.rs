@@ -136,12 +136,12 @@ impl Source for VsphereSource {
 
     async fn delete_marks(
         &self,
-        _vm: &VmId,
-        _owner: MigrationId,
-        _keep: &[ChangeMark],
+        vm: &VmId,
+        owner: MigrationId,
+        keep: &[ChangeMark],
     ) -> Result<Vec<Leftover>, SourceError> {
-        // A change id holds nothing on the server.
-        Ok(Vec::new())
+        // A change id holds nothing on the server; tracking that was switched on for the migration ends with its last.
+        if keep.is_empty() { self.restore_tracking(vm, owner).await } else { Ok(Vec::new()) }
     }
 
     async fn leftovers(&self, known: &[MigrationId]) -> Result<Vec<Leftover>, SourceError> {
