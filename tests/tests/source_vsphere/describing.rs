@@ -1,5 +1,7 @@
 //! What the source says of a vCenter and its VMs, and of settings that are wrong.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use serde_json::json;
 use warmd_core::{
@@ -10,6 +12,7 @@ use warmd_core::{
     sources::{Source, SourceErrorKind},
 };
 use warmd_tests::vsphere::NAME;
+use warmd_vsphere::{Vsphere, client::Patience, source::VsphereSource};
 
 use super::bench::{Bench, SIZES, assert_error, block_on};
 
@@ -127,7 +130,10 @@ fn wrong_settings_are_refused_with_what_to_do() {
         let relative = bench.source_with(|settings| settings.password_file = "password".into());
         ensure!(format!("{:#}", relative.map(drop).unwrap_err()).contains("password_file"));
         // A server that is not there is not one that refuses.
-        let nowhere = bench.source_with(|settings| settings.url = "https://127.0.0.1:1".to_owned())?;
+        let mut settings = bench.rig.settings()?;
+        settings.url = "https://127.0.0.1:1".to_owned();
+        let patience = Patience { exchange: Duration::from_secs(1), whole: Duration::from_secs(2) };
+        let nowhere = VsphereSource::over(Vsphere::with_patience(settings, patience)?);
         match nowhere.power(&bench.vm).await {
             Err(error) if error.kind == SourceErrorKind::Unreachable => Ok(()),
             other => anyhow::bail!("not unreachable: {other:?}"),

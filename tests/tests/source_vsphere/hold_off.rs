@@ -1,13 +1,31 @@
 //! Nothing but warmd starts a VM that was stopped to be moved.
 
-use anyhow::ensure;
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use warmd_core::{
     model::{id::MigrationId, machine::PowerState, rule::Rule},
     sources::{HoldOff, MigratedMark, Source},
 };
 
+use warmd_tests::vsphere::NAME;
+use warmd_vsphere::{Vsphere, client::Repeat, soap::Request, vim::properties};
+
 use super::bench::{Bench, GRACEFUL, block_on};
+
+/// Switches on that the VM's host starts VMs at all.
+async fn host_starts_vms(vsphere: &Vsphere) -> Result<()> {
+    let vm = vsphere.find(NAME).await?;
+    let found = properties::of(vsphere.client(), &vm.of, &["runtime.host"]).await?;
+    let host = found.moref("runtime.host").context("the VM is on no host")?;
+    let path = "configManager.autoStartManager";
+    let found = properties::of(vsphere.client(), &host, &[path]).await?;
+    let manager = found.moref(path).context("the host starts no VMs")?;
+    let request = Request::new("ReconfigureAutostart", &manager, |arguments| {
+        arguments.nest("spec", |spec| spec.nest("defaults", |defaults| defaults.text("enabled", true)))
+    });
+    vsphere.client().call(&request, Repeat::Safe).await?;
+    Ok(())
+}
 
 #[test]
 fn the_autostart_is_taken_and_given_back() {
@@ -16,9 +34,13 @@ fn the_autostart_is_taken_and_given_back() {
         let machine = bench.source.describe(&bench.vm.0).await?;
         let host = bench.source.host(&machine);
         ensure!(bench.source.starters(&bench.vm, bench.owner).await? == HoldOff::default());
-        // As an administrator sets it.
+        // As an administrator sets it, of the host and of the VM.
+        let vsphere = Vsphere::new(bench.rig.settings()?)?;
+        host_starts_vms(&vsphere).await?;
         let was = HoldOff { autostart: true };
         bench.source.let_go(&bench.vm, bench.owner, &was).await?;
+        bench.rig.order("reboot", &json!({"host": host}))?;
+        ensure!(bench.source.power(&bench.vm).await? == PowerState::Running, "its host does not start it");
         ensure!(bench.source.starters(&bench.vm, bench.owner).await? == was);
         let found = bench.source.objections(&bench.vm).await?;
         let named =

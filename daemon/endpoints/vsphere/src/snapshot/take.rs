@@ -218,7 +218,7 @@ impl Vsphere {
     async fn set_tracking_and_notes(&self, vm: &MoRef, on: bool, notes: &str) -> Result<()> {
         let within = Duration::from_secs(self.settings.task_seconds);
         let task = vm::reconfigure(&self.client, vm, |spec| {
-            spec.text("annotation", notes).text("changeTrackingEnabled", on)
+            spec.text("annotation", vm::notes(notes)).text("changeTrackingEnabled", on)
         });
         tasks::wait(&self.client, &task.await?, within, AtDeadline::Leave, |_| {}).await.map(drop)
     }

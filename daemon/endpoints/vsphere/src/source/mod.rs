@@ -43,8 +43,13 @@ pub struct VsphereSource {
 impl VsphereSource {
     /// By these settings, which are judged but not tried.
     pub fn new(settings: &Settings) -> Result<Self, SourceError> {
-        let turns = Turns::new(settings.capacity.snapshots_at_once);
-        Ok(Self { vsphere: Vsphere::new(settings.clone())?, turns })
+        Ok(Self::over(Vsphere::new(settings.clone())?))
+    }
+
+    /// Over a server that has its settings already.
+    pub fn over(vsphere: Vsphere) -> Self {
+        let turns = Turns::new(vsphere.settings().capacity.snapshots_at_once);
+        Self { vsphere, turns }
     }
 
     /// The server's reference to the VM.

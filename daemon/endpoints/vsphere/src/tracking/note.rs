@@ -21,7 +21,7 @@ pub fn switched_on_for(notes: &str) -> Option<Owner> {
 /// The notes with the line.
 pub fn with_note(notes: &str, owner: &Owner) -> String {
     let (rest, line) = (without_note(notes), format!("{NOTE}{owner}{END}"));
-    if rest.is_empty() { line } else { format!("{rest}\n{line}") }
+    if rest.trim().is_empty() { line } else { format!("{rest}\n{line}") }
 }
 
 /// The notes without it.
