@@ -85,6 +85,7 @@ pub async fn init(state: &Path, sizes: &[u64], reads_zero: bool) -> Result<()> {
         disks: Vec::new(),
         nics: Vec::new(),
         hardware: None,
+        host: None,
     };
     let new = NewMigration {
         id: MigrationId::generate(),

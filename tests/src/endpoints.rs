@@ -52,5 +52,6 @@ pub(crate) fn machine(id: &str, name: &str, disks: impl Iterator<Item = (String,
         disks: disks.collect(),
         nics: Vec::new(),
         hardware: None,
+        host: None,
     }
 }

@@ -25,6 +25,7 @@ pub mod simulated;
 #[cfg(debug_assertions)]
 pub mod simulation;
 pub mod tool;
+pub mod vsphere;
 pub mod wait;
 pub mod warmctl;
 
@@ -34,5 +35,6 @@ pub use dir::{TestDir, asynchronous, run};
 pub use guest::{Boot, Format, Guest, GuestDisk, GuestSpec};
 pub use libvirt::Libvirtd;
 pub use rig::{Rig, RigSpec};
+pub use vsphere::VsphereRig;
 pub use wait::wait_until;
 pub use warmctl::Warmctl;

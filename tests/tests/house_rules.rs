@@ -30,7 +30,7 @@ const KNOWS: [(&str, &[&str]); 18] = [
     ("daemon/endpoints/storage", &["cbt", "core", "disks", "threads"]),
     ("daemon/endpoints/libvirt", &["cbt", "core", "disks", "storage", "threads"]),
     ("daemon/endpoints/disk", &["cbt", "core", "disks", "proto", "storage"]),
-    ("daemon/endpoints/vsphere", &["cbt"]),
+    ("daemon/endpoints/vsphere", &["cbt", "core", "disks"]),
     // Interim: the engine's types for marks and limits.
     ("daemon/api", &["cbt", "core", "proto", "report", "schedules"]),
     ("daemon/cli", &["core", "proto", "report"]),
@@ -49,6 +49,7 @@ const KNOWS: [(&str, &[&str]); 18] = [
             "schedules",
             "store",
             "threads",
+            "vsphere",
         ],
     ),
     ("tests/fuzz", &["api", "daemon", "disks", "endpoint-libvirt", "report", "store"]),

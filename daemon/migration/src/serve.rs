@@ -47,6 +47,10 @@ impl Control for Manager {
     async fn check_source(&self, name: &str) -> Result<String, ControlError> {
         let source = self.source(name)?;
         let mut said = source.check().await?;
+        for warning in source.warnings().await {
+            said.push('\n');
+            said.push_str(&warning);
+        }
         // A finished migration removes nothing any more: its leftovers stay unless an operator removes them.
         // Objects of an unreadable migration are no leftovers either.
         let found = self.store.open_each().await.map_err(internal)?;

@@ -39,7 +39,7 @@ pub(super) async fn keep_reading(manager: Weak<Manager>, shutdown: CancellationT
         let work = async {
             tokio::time::sleep(pause(tries)).await;
             for (_, id) in passing {
-                manager.read_again(id).await;
+                Box::pin(manager.read_again(id)).await;
             }
         };
         if shutdown.run_until_cancelled(work).await.is_none() {

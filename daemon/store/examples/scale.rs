@@ -156,6 +156,7 @@ impl Bench {
             disks: Vec::new(),
             nics: Vec::new(),
             hardware: None,
+            host: None,
         };
         let new = NewMigration {
             id: MigrationId::generate(),

@@ -15,6 +15,7 @@ use warmd_core::{
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum SourceSettings {
     Libvirt(warmd_endpoint_libvirt::source::LibvirtSourceSettings),
+    Vsphere(Box<warmd_vsphere::Settings>),
 }
 
 impl SourceSettings {
@@ -22,6 +23,7 @@ impl SourceSettings {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Libvirt(_) => "libvirt",
+            Self::Vsphere(_) => "vsphere",
         }
     }
 
@@ -29,6 +31,7 @@ impl SourceSettings {
     pub fn address(&self) -> String {
         match self {
             Self::Libvirt(settings) => settings.uri.clone(),
+            Self::Vsphere(settings) => settings.url.clone(),
         }
     }
 
@@ -42,6 +45,9 @@ impl SourceSettings {
         Ok(match self {
             Self::Libvirt(settings) => {
                 Arc::new(warmd_endpoint_libvirt::source::LibvirtSource::new(settings).map_err(named)?)
+            }
+            Self::Vsphere(settings) => {
+                Arc::new(warmd_vsphere::source::VsphereSource::new(settings).map_err(named)?)
             }
         })
     }
@@ -91,7 +97,8 @@ impl TargetSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use warmd_core::targets::TargetErrorKind;
+    use crate::config::Config;
+    use warmd_core::{sources::SourceErrorKind, targets::TargetErrorKind};
 
     #[derive(Debug, Deserialize)]
     struct File {
@@ -100,6 +107,37 @@ mod tests {
 
     fn settings(text: &str) -> Result<TargetSettings, String> {
         toml::from_str(text).map(|file: File| file.target).map_err(|error| error.to_string())
+    }
+
+    const VSPHERE: &str = "[[source]]\nname = 'old'\nkind = 'vsphere'\nurl = 'https://vcenter.example'\n\
+                           user = 'warmd@vsphere.local'\npassword_file = '/etc/warmd/vcenter'\n";
+
+    #[tokio::test]
+    async fn a_vcenter_is_read_and_opened_as_part_of_a_configuration() {
+        let thumbprint = format!("thumbprint = '{}'\n", "AB:".repeat(19) + "AB");
+        let text = format!(
+            "{VSPHERE}{thumbprint}enable_change_tracking = true\n[source.reader]\nlibdir = '/opt/vddk'\n\
+             [source.capacity]\ndisks_per_host = 6\n[[source.hosts]]\nname = 'esx1.example'\nuser = 'root'\n\
+             password_file = '/etc/warmd/esx1'\n{thumbprint}"
+        );
+        let config = Config::parse(&text, "warmd.toml").unwrap();
+        let source = &config.sources["old"].settings;
+        assert_eq!((source.kind(), source.address().as_str()), ("vsphere", "https://vcenter.example"));
+        source.open("old").map(drop).unwrap();
+        for (wrong, word) in [
+            (text.replace("enable_change_tracking", "enable_tracking"), "enable_tracking"),
+            (text.replace("disks_per_host", "disks_per_guest"), "disks_per_guest"),
+            (text.replace("libdir", "lib_dir"), "lib_dir"),
+            (text.replace("user = 'warmd@vsphere.local'\n", ""), "user"),
+        ] {
+            let error = Config::parse(&wrong, "warmd.toml").map(drop).unwrap_err().to_string();
+            assert!(error.contains(word), "{word}: {error}");
+        }
+        let config = Config::parse(VSPHERE, "warmd.toml").unwrap();
+        let error = config.sources["old"].settings.open("old").err().unwrap();
+        let text = error.to_string();
+        assert!(error.kind == SourceErrorKind::Refused && text.contains("source old"), "{text}");
+        assert!(text.contains("thumbprint"), "{text}");
     }
 
     #[tokio::test]

@@ -47,8 +47,10 @@ const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) fn open(config: &Config, store: Store) -> Arc<dyn Host> {
     let mut uris = BTreeSet::new();
     for endpoint in config.sources.values() {
-        let SourceSettings::Libvirt(settings) = &endpoint.settings;
-        uris.insert(settings.uri.as_str());
+        // A vCenter's VMs have no disks on this host.
+        if let SourceSettings::Libvirt(settings) = &endpoint.settings {
+            uris.insert(settings.uri.as_str());
+        }
     }
     for endpoint in config.targets.values() {
         if let TargetSettings::Libvirt(settings) = &endpoint.settings {

@@ -238,6 +238,7 @@ fn create(request: wire::CreateVmRequest) -> Result<CreateMachine, Status> {
                 .map(|nic| Nic { mac: nic.mac, network: nic.network, model: nic.model })
                 .collect(),
             hardware: None,
+            host: None,
         },
     })
 }

@@ -105,6 +105,7 @@ pub fn machine<const N: usize>(name: &str, disks: [(&str, Length); N]) -> Machin
             model: "virtio".to_owned(),
         }],
         hardware: None,
+        host: None,
     }
 }
 

@@ -438,5 +438,6 @@ fn machine(view: &MigrationView) -> Machine {
             model: "virtio".to_owned(),
         }],
         hardware: None,
+        host: None,
     }
 }

@@ -32,6 +32,9 @@ pub struct Machine {
     /// What the other fields cannot express, in libvirt's terms, if the source knows them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<HardwareElement>,
+    /// The hypervisor's host that it was on, if the source has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 /// The machine's firmware.

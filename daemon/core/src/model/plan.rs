@@ -509,6 +509,7 @@ mod tests {
             disks: Vec::new(),
             nics: Vec::new(),
             hardware: None,
+            host: None,
         }
     }
 

@@ -14,6 +14,7 @@ use warmd_cbt::{
     mark::{ChangeMark, Changed},
     units::Length,
 };
+pub use warmd_schedules::quota::Quota;
 
 pub use crate::model::hold_off::{HoldOff, MigratedMark};
 use crate::model::{
@@ -27,6 +28,12 @@ use crate::model::{
 pub trait Source: Send + Sync {
     /// Connects to the endpoint and describes it: product, version, what it lacks.
     async fn check(&self) -> Result<String, SourceError>;
+
+    /// What an operator must know about the source beyond [`Source::check`], each with a remedy; empty if all is
+    /// in order. Called when an operator checks the source; may take some seconds. Changes nothing.
+    async fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// All of its VMs.
     async fn vms(&self) -> Result<Vec<VmSummary>, SourceError>;
@@ -121,10 +128,24 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// The source's own capacity, beside the quotas of the configuration.
+    fn quotas(&self) -> SourceQuotas {
+        SourceQuotas::default()
+    }
+
     /// Whether the source is in the daemon's configuration: only then does [`Source::datastore`] answer.
     fn is_configured(&self) -> bool {
         true
     }
+}
+
+/// A source's own capacity at one time. The least of these and of the configured quotas applies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceQuotas {
+    /// For all of its VMs.
+    pub whole: Option<Quota>,
+    /// For the VMs of each [`Source::host`].
+    pub host: Option<Quota>,
 }
 
 /// A leftover of warmd on a source, and how an operator removes it.

@@ -154,6 +154,7 @@ fn incoming(name: &str, disks: Vec<DiskSpec>) -> Incoming {
         disks: Vec::new(),
         nics: Vec::new(),
         hardware: None,
+        host: None,
     };
     Incoming { owner: None, name: name.to_owned(), machine, disks }
 }

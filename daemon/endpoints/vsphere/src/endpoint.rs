@@ -145,6 +145,7 @@ mod tests {
         is_send(vsphere.release(taken));
         is_send(vsphere.end_snapshots(of, owner));
         is_send(vsphere.set_tracking(of, true));
+        is_send(vsphere.restore_tracking(of, owner));
     }
 
     #[test]

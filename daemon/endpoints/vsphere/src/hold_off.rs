@@ -73,7 +73,7 @@ fn without_mark(notes: &str) -> String {
 
 fn with_mark(notes: &str, mark: &Mark) -> String {
     let rest = without_mark(notes);
-    if rest.is_empty() { mark.write() } else { format!("{rest}\n{}", mark.write()) }
+    if rest.trim().is_empty() { mark.write() } else { format!("{rest}\n{}", mark.write()) }
 }
 
 /// What is told of a VM that is held off; `None` if it is not.
@@ -189,7 +189,8 @@ impl Vsphere {
     }
 
     async fn note(&self, of: &MoRef, notes: &str) -> Result<()> {
-        let task = vm::reconfigure(&self.client, of, |spec| spec.text("annotation", notes)).await?;
+        let task =
+            vm::reconfigure(&self.client, of, |spec| spec.text("annotation", vm::notes(notes))).await?;
         tasks::wait(&self.client, &task, WITHIN, AtDeadline::Leave, |_| {}).await?;
         let now = self.inventory.fresh(of).await?;
         if now.annotation.trim_end() == notes.trim_end() {

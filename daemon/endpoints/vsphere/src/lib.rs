@@ -1,11 +1,11 @@
 //! VMware vSphere as a source: vCenter 6.5 and newer, and standalone ESXi.
 //!
-//! Rule: this package knows vSphere and warmd's engine, not the daemon. It says what a server has and does
-//! what it is asked for, once; what a migration makes of that is the daemon's.
+//! Rule: it says what a server has and does what it is asked for, once. Knows the engine's marks; `source` alone knows
+//! the port of `core` and disks. Not migrations, not the state, no other endpoint.
 //!
 //! ```text
-//! soap ◀─ client ◀─ vim ◀─ inventory ◀─ tracking (pure) ◀─ snapshot, power, hold_off, doctor
-//!                                                          reader: nbdkit children that give NBD sockets
+//! soap ◀─ client ◀─ vim ◀─ inventory ◀─ tracking (pure) ◀─ snapshot, power, hold_off, doctor ◀─┬─ source
+//!                                                          reader: nbdkit children, NBD sockets ◀┘
 //! ```
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ pub mod reader;
 pub mod settings;
 pub mod snapshot;
 pub mod soap;
+pub mod source;
 pub mod tracking;
 pub mod vim;
 

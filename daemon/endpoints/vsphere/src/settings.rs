@@ -44,7 +44,7 @@ pub struct Settings {
     #[serde(default)]
     pub reader: Reader,
     #[serde(default)]
-    pub limits: Limits,
+    pub capacity: Capacity,
     /// ESXi hosts that are read directly, so that the data does not pass vCenter.
     #[serde(default)]
     pub hosts: Vec<Host>,
@@ -118,7 +118,7 @@ impl Default for Reader {
             libdir: None,
             transports: "file:nbdssl:nbd".to_owned(),
             compression: "fastlz".to_owned(),
-            runtime_dir: "/run/warmd-vsphere".into(),
+            runtime_dir: "/run/warmd/vsphere".into(),
             uri: None,
         }
     }
@@ -127,14 +127,14 @@ impl Default for Reader {
 /// How much is asked of a server and its hosts at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Limits {
+pub struct Capacity {
     pub disks_per_host: usize,
     pub vms_per_host: usize,
     pub disks_per_vcenter: usize,
     pub snapshots_at_once: usize,
 }
 
-impl Default for Limits {
+impl Default for Capacity {
     fn default() -> Self {
         Self {
             disks_per_host: limits::DISKS_PER_HOST,
@@ -198,14 +198,14 @@ impl Settings {
                 return Err(setting(name, format!("it is {seconds}: use 1 second to 7 days")));
             }
         }
-        let Limits { disks_per_host, vms_per_host, disks_per_vcenter, snapshots_at_once } = self.limits;
+        let Capacity { disks_per_host, vms_per_host, disks_per_vcenter, snapshots_at_once } = self.capacity;
         let bound = limits::DISKS_PER_HOST_MOST;
         if disks_per_host == 0 || vms_per_host == 0 || disks_per_vcenter == 0 || snapshots_at_once == 0 {
-            return Err(setting("limits", "one of them is 0, so that nothing could ever be copied"));
+            return Err(setting("capacity", "one of them is 0, so that nothing could ever be copied"));
         }
         if disks_per_host > bound || disks_per_vcenter > bound {
             return Err(setting(
-                "limits",
+                "capacity",
                 format!("a host and a vCenter have connections for {bound} disks"),
             ));
         }
@@ -355,8 +355,8 @@ pub(crate) mod tests {
             (GOOD.replace("/etc/warmd/vc", "vc"), "password_file"),
             (format!("{GOOD}snapshot_seconds = 0\n"), "snapshot_seconds"),
             (format!("{GOOD}password = 'x'\n"), "password"),
-            (format!("{GOOD}limits = {{ disks_per_host = 0 }}\n"), "limits"),
-            (format!("{GOOD}limits = {{ disks_per_host = 60 }}\n"), "50"),
+            (format!("{GOOD}capacity = {{ disks_per_host = 0 }}\n"), "capacity"),
+            (format!("{GOOD}capacity = {{ disks_per_host = 60 }}\n"), "50"),
         ] {
             let told = judged(&format!("{change}{libdir}"));
             assert!(told.contains(word), "{word}: {told}");

@@ -44,7 +44,7 @@ pub(super) struct Scoped {
     next_change: Option<DateTime<Utc>>,
 }
 
-#[derive(Default, PartialEq)]
+#[derive(Clone, Default, PartialEq)]
 struct Written {
     quotas: Vec<Quota>,
     zone: Option<Tz>,
@@ -133,16 +133,30 @@ impl AdmissionControl {
         state.look(scope, clock::now());
     }
 
-    /// The places of a machine and its disks.
+    /// Adds a source's own capacity to what the configuration has for the scope.
+    fn add_written(&self, state: &mut State, scope: &QuotaScope, own: Option<Quota>) {
+        let Some(own) = own else { return };
+        let mut written = state.scopes.get(scope).map(|scoped| scoped.written.clone()).unwrap_or_default();
+        if !written.quotas.contains(&own) {
+            written.quotas.push(own);
+            self.set_written(state, scope, written);
+        }
+    }
+
+    /// The places of a machine and its disks, by the quotas of the configuration and of its source.
     pub(in super::super) fn places(
         &self,
         (name, source): (&str, &dyn Source),
         target: &str,
         machine: &Machine,
     ) -> Places {
-        let state = self.lock();
+        let mut state = self.lock();
         let mut others = BTreeMap::<QuotaScope, BTreeSet<DiskKey>>::new();
-        let host = source.host(machine);
+        let (host, own) = (source.host(machine), source.quotas());
+        self.add_written(&mut state, &QuotaScope::Source(name.to_owned()), own.whole);
+        if let Some(host) = &host {
+            self.add_written(&mut state, &QuotaScope::Host(place_name(Some(name), host)), own.host);
+        }
         for disk in &machine.disks {
             let host = host.clone().map(|place| (QuotaScope::Host as fn(String) -> QuotaScope, place));
             let store = source

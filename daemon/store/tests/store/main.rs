@@ -73,6 +73,7 @@ fn machine(name: &str) -> Machine {
             untracked: None,
         }],
         hardware: None,
+        host: None,
         nics: vec![Nic {
             mac: "52:54:00:12:34:56".to_owned(),
             network: "default".to_owned(),

@@ -297,6 +297,7 @@ fn machine(
             .map(|nic| Nic { mac: nic.mac.clone(), network: nic.network.clone(), model: nic.model.clone() })
             .collect(),
         hardware: Some(definitions.hardware.carried.clone()),
+        host: None,
     })
 }
 

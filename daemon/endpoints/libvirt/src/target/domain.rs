@@ -489,6 +489,7 @@ mod tests {
                 model: "e1000".to_owned(),
             }],
             hardware: None,
+            host: None,
         };
         CreateMachine {
             owner: MigrationId::generate(),

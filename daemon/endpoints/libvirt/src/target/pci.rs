@@ -220,6 +220,7 @@ mod tests {
             disks: Vec::new(),
             nics: Vec::new(),
             hardware: None,
+            host: None,
         };
         for (at, address) in addresses.iter().enumerate() {
             let mac = format!("52:54:00:00:00:{at:02X}");

@@ -133,7 +133,7 @@ impl ReaderError {
                 "give the user VirtualMachine.Provisioning.DiskRandomRead and GetVmFiles, Datastore.Browse and \
                  Datastore.FileManagement; see that no other product has the disk open"
             }
-            Complaint::NfcLimit => "copy fewer disks of that host at a time (`limits.disks_per_host`)",
+            Complaint::NfcLimit => "copy fewer disks of that host at a time (`capacity.disks_per_host`)",
             Complaint::Network => {
                 "see that the server's and the hosts' names resolve here, and that ports 443 and 902 are open"
             }

@@ -193,7 +193,7 @@ impl Vsphere {
     async fn switch_tracking_on(&self, vm: &Vm, owner: &Owner) -> Result<Vm> {
         let context = || "switching changed-block tracking on".to_owned();
         tracing::info!(vm = vm.name, "changed-block tracking is switched on");
-        self.set_tracking(&vm.of, true).await.during(context)?;
+        self.set_tracking_with_note(vm, owner).await.during(context)?;
         // It takes effect when the VM is stunned: by a snapshot made and removed.
         self.create_once(vm, owner, false).await.during(context)?;
         let (vm, _) = self.quiet(&vm.of, owner).await.during(context)?;
@@ -201,6 +201,43 @@ impl Vsphere {
             return Err(VsphereError::failed(context(), "the server took it, and it is still off"));
         }
         Ok(vm)
+    }
+
+    /// Switches it on, and notes in the same call for whom. Without the privilege for notes it stays on afterwards.
+    async fn set_tracking_with_note(&self, vm: &Vm, owner: &Owner) -> Result<()> {
+        let notes = tracking::with_note(&vm.annotation, owner);
+        match self.set_tracking_and_notes(&vm.of, true, &notes).await {
+            Err(error) if matches!(error.fault(), Some(FaultKind::NoPermission { .. })) => {
+                tracing::warn!(vm = vm.name, %error, "changed-block tracking will stay on: it cannot be noted");
+                self.set_tracking(&vm.of, true).await
+            }
+            result => result,
+        }
+    }
+
+    async fn set_tracking_and_notes(&self, vm: &MoRef, on: bool, notes: &str) -> Result<()> {
+        let within = Duration::from_secs(self.settings.task_seconds);
+        let task = vm::reconfigure(&self.client, vm, |spec| {
+            spec.text("annotation", vm::notes(notes)).text("changeTrackingEnabled", on)
+        });
+        tasks::wait(&self.client, &task.await?, within, AtDeadline::Leave, |_| {}).await.map(drop)
+    }
+
+    /// Switches tracking off again if it was switched on for this migration. Answers whether it did. On a VM that runs
+    /// this takes effect with its next stun or start.
+    pub async fn restore_tracking(&self, of: &MoRef, owner: &Owner) -> Result<bool> {
+        let context = || format!("VM {}: switching changed-block tracking off again", of.id);
+        let vm = self.inventory.fresh(of).await.during(context)?;
+        if tracking::switched_on_for(&vm.annotation).as_ref() != Some(owner) {
+            return Ok(false);
+        }
+        let notes = tracking::without_note(&vm.annotation);
+        self.set_tracking_and_notes(of, false, &notes).await.during(context)?;
+        let now = self.inventory.fresh(of).await.during(context)?;
+        if tracking::switched_on_for(&now.annotation).is_some() {
+            return Err(VsphereError::failed(context(), "its notes were set, and are others"));
+        }
+        Ok(true)
     }
 
     /// Switches tracking of a VM on or off; how it is already is success.

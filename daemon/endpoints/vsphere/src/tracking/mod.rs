@@ -9,16 +9,19 @@
 //! disks    can this disk be moved, and tracked?       disk ─▶ yes / what to do
 //! judge    does the anchor still say something?       anchor, now ─▶ ask since … / unknown, because …
 //! areas    the answers, page by page                  areas ─▶ a set of blocks / unknown, because …
+//! note     was it switched on by warmd?               notes ─▶ for which migration
 //! ```
 
 mod areas;
 mod disks;
 mod judge;
 mod marks;
+mod note;
 mod switch;
 
 pub use areas::{Nonsense, Walk};
 pub use disks::{Obstacle, obstacle};
 pub use judge::{Now, Since, after_fault, since};
 pub use marks::{ChangeId, Mark};
+pub use note::{switched_on_for, with_note, without_note};
 pub use switch::{may_switch_on, snapshots_of_others};

@@ -65,6 +65,11 @@ pub async fn reconfigure(client: &Client, vm: &MoRef, spec: impl FnOnce(Node) ->
     start_task(client, "ReconfigVM_Task", vm, |arguments| arguments.nest("spec", spec)).await
 }
 
+/// Notes as they are sent: an empty text may be taken for one that is not given, so notes are emptied by a blank.
+pub fn notes(text: &str) -> &str {
+    if text.is_empty() { " " } else { text }
+}
+
 /// Begins to switch it on.
 pub async fn power_on(client: &Client, vm: &MoRef) -> Result<MoRef> {
     start_task(client, "PowerOnVM_Task", vm, |arguments| arguments).await

@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use warmd_vsphere::{
     Kind, Vsphere,
+    client::Repeat,
     hold_off::held_off,
     inventory::{Power, Vm},
     power::{Shutdown, Stopped},
+    soap::{MoRef, Request},
+    vim::properties,
 };
 
 use crate::harness::{Rig, owner};
@@ -70,6 +73,20 @@ async fn a_privilege_that_is_missing_is_named() {
     assert_eq!(vsphere.power(&vm.of).await.unwrap(), Power::On);
 }
 
+/// Switches on that the VM's host starts VMs at all.
+async fn host_starts_vms(vsphere: &Vsphere, vm: &Vm) {
+    let moref = async |of: &MoRef, path: &str| {
+        let found = properties::of(vsphere.client(), of, &[path]).await.unwrap();
+        found.moref(path).unwrap_or_else(|| panic!("{of} has no {path}"))
+    };
+    let host = moref(&vm.of, "runtime.host").await;
+    let manager = moref(&host, "configManager.autoStartManager").await;
+    let request = Request::new("ReconfigureAutostart", &manager, |arguments| {
+        arguments.nest("spec", |spec| spec.nest("defaults", |defaults| defaults.text("enabled", true)))
+    });
+    vsphere.client().call(&request, Repeat::Safe).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn holding_off_takes_the_autostart_and_gives_it_back() {
     let (rig, vsphere, vm) = started(&["-ha", "-drs"]).await;
@@ -81,8 +98,11 @@ async fn holding_off_takes_the_autostart_and_gives_it_back() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let vm = vsphere.vm(&vm.of.id).await.unwrap();
     assert_eq!(vm.annotation, "the web server\nask Ann");
-    // As an administrator sets it.
+    // As an administrator sets it, of the host and of the VM.
+    host_starts_vms(&vsphere, &vm).await;
     vsphere.let_go(&vm.of, &owner(), true).await.unwrap();
+    rig.order("reboot", &json!({"host": host}));
+    assert_eq!(vsphere.power(&vm.of).await.unwrap(), Power::On, "its host does not start it");
     let was = vsphere.starters(&vm.of, &owner()).await.unwrap();
     assert!(was.autostart, "{was:?}");
     assert!(

@@ -1,0 +1,213 @@
+//! Translates what vSphere describes into machines, list entries and objections.
+//!
+//! Rule: pure; what vSphere does not say is never guessed to be harmless.
+
+use warmd_cbt::units::Length;
+use warmd_core::{
+    model::{
+        id::{DiskKey, VmId},
+        machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic, PowerState, VmSummary},
+        rule::{Objection, Rule},
+    },
+    sources::{SourceError, SourceErrorKind},
+};
+
+use crate::{
+    hold_off::{Starters, held_off},
+    inventory::{self, Connection, Disk, Power, Vm},
+    tracking,
+};
+
+/// A VM's id: the instance UUID, or the server's own where it has none.
+pub(super) fn vm_id(vm: &Vm) -> VmId {
+    VmId(vm.instance_uuid.clone().unwrap_or_else(|| vm.of.id.clone()))
+}
+
+/// A disk's key: its backing's UUID. A disk without one is an obstacle (`tracking::obstacle`).
+pub(super) fn disk_key(disk: &Disk) -> DiskKey {
+    DiskKey(disk.uuid.clone().unwrap_or_else(|| format!("device-{}", disk.key)))
+}
+
+pub(super) fn power(power: Power) -> PowerState {
+    match power {
+        Power::On => PowerState::Running,
+        Power::Off => PowerState::Off,
+        Power::Suspended => PowerState::Paused,
+    }
+}
+
+/// The datastore in `[datastore] folder/name.vmdk`.
+pub(super) fn datastore(location: &str) -> Option<String> {
+    let (name, _) = location.strip_prefix('[')?.split_once(']')?;
+    Some(name.to_owned())
+}
+
+/// Why the disk's changes cannot be tracked.
+fn untracked(vm: &Vm, disk: &Disk, may_track: bool) -> Option<String> {
+    if let Some(obstacle) = tracking::obstacle(disk) {
+        return Some(format!("{}; {}", obstacle.why, obstacle.remedy));
+    }
+    if vm.tracking_enabled {
+        return None;
+    }
+    if !may_track {
+        let why =
+            "changed-block tracking is off on the VM: switch it on, or allow it (`enable_change_tracking`)";
+        return Some(why.to_owned());
+    }
+    tracking::may_switch_on(vm).err()
+}
+
+/// The VM's hardware.
+pub(super) fn machine(vm: &Vm, may_track: bool) -> Result<Machine, SourceError> {
+    let lacks = |what: &str| {
+        let why = format!("the server does not say its {what}: see that the user may read the VM");
+        SourceError::new(SourceErrorKind::Failed, format!("VM {}: reading its hardware", vm.name), why)
+    };
+    let cpus = vm.cpus.filter(|cpus| *cpus > 0).ok_or_else(|| lacks("processors"))?;
+    let cores = vm.cores_per_socket.filter(|cores| cpus.is_multiple_of(*cores)).unwrap_or(1);
+    let efi = vm.firmware == inventory::Firmware::Efi;
+    let mut disks: Vec<&Disk> = vm.disks.iter().collect();
+    // Those that it boots from first, in their order; the others keep theirs.
+    let rank = |disk: &&Disk| vm.boot_disks.iter().position(|key| *key == disk.key).unwrap_or(usize::MAX);
+    disks.sort_by_key(rank);
+    Ok(Machine {
+        id: vm_id(vm),
+        name: vm.name.clone(),
+        uuid: vm.uuid.clone().ok_or_else(|| lacks("UUID"))?,
+        firmware: match (efi, vm.secure_boot) {
+            (false, _) => Firmware::Bios,
+            (true, false) => Firmware::Uefi,
+            (true, true) => Firmware::UefiSecure,
+        },
+        // Its BIOS machines have a 440BX, as `pc` has: devices keep their slots, and interfaces their names.
+        machine_type: if efi { "q35" } else { "pc" }.to_owned(),
+        architecture: if vm.guest_id.as_deref().is_some_and(|guest| guest.starts_with("arm")) {
+            "aarch64"
+        } else {
+            "x86_64"
+        }
+        .to_owned(),
+        cpu: CpuTopology { sockets: cpus / cores, cores, threads: 1 },
+        memory: Length(vm.memory_mib.ok_or_else(|| lacks("memory"))? << 20),
+        disks: (0..)
+            .zip(&disks)
+            .map(|(boot_order, disk)| MachineDisk {
+                key: disk_key(disk),
+                size: disk.capacity,
+                bus: disk.controller.bus.clone(),
+                boot_order,
+                location: disk.backing.file.clone(),
+                untracked: untracked(vm, disk, may_track),
+            })
+            .collect(),
+        nics: vm
+            .nics
+            .iter()
+            .map(|nic| Nic { mac: nic.mac.clone(), network: nic.network.clone(), model: nic.model.clone() })
+            .collect(),
+        hardware: None,
+        host: vm.host.clone(),
+    })
+}
+
+/// One line of the list.
+pub(super) fn summary(vm: &Vm, may_track: bool) -> VmSummary {
+    let mut warnings = Vec::new();
+    let is_connected = vm.connection == Some(Connection::Connected) && vm.host_connected != Some(false);
+    if !is_connected {
+        warnings.push("vCenter does not reach it or its host: what the list shows of it is old".to_owned());
+    }
+    warnings.extend(held_off(vm));
+    warnings.extend(objections(vm, &Starters::default()).into_iter().map(|objection| objection.found));
+    let tracked = vm.disks.iter().filter(|disk| untracked(vm, disk, may_track).is_none());
+    VmSummary {
+        id: vm_id(vm),
+        name: vm.name.clone(),
+        // What is not known is not off.
+        power: vm.power.filter(|_| is_connected).map_or(PowerState::Paused, power),
+        disks: count(vm.disks.len()),
+        bytes: vm.disks.iter().map(|disk| disk.capacity).sum(),
+        tracked: count(tracked.count()),
+        snapshots: count(vm.snapshots.len()),
+        warnings,
+    }
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// What stands in the way, or is to be known before.
+pub(super) fn objections(vm: &Vm, starters: &Starters) -> Vec<Objection> {
+    let mut found = Vec::new();
+    let mut object = |rule, text: String| found.push(Objection::new(rule, text));
+    for disk in &vm.disks {
+        if let Some(obstacle) = tracking::obstacle(disk) {
+            object(Rule::DiskUnsupported, format!("{}: {}; {}", disk.label, obstacle.why, obstacle.remedy));
+        }
+        if disk.backing.encrypted {
+            object(
+                Rule::EncryptionLost,
+                format!("{}: it is encrypted, and is written in plain text", disk.label),
+            );
+        }
+    }
+    if vm.encrypted {
+        object(Rule::EncryptionLost, "the VM is encrypted, and its copy is not".to_owned());
+    }
+    if vm.tpm {
+        let text =
+            "the TPM and its keys stay behind: disks that it seals (BitLocker) ask for their recovery key";
+        object(Rule::TpmState, text.to_owned());
+    }
+    for device in &vm.passed_through {
+        object(
+            Rule::DeviceUnmapped,
+            format!("{device}: it is a device of the source's host, and stays behind"),
+        );
+    }
+    if !vm.snapshots.is_empty() {
+        let names: Vec<_> = vm.snapshots.iter().map(|snapshot| format!("{:?}", snapshot.name)).collect();
+        let text = format!(
+            "{}: no pass can be made while it runs and has them: delete them, or wait for the end of the backup",
+            names.join(", ")
+        );
+        object(Rule::VmHasSnapshots, text);
+    }
+    if vm.consolidation_needed {
+        let text =
+            "its disks need consolidation (in vSphere: Snapshots, Consolidate): no pass can be made before";
+        object(Rule::VmBusy, text.to_owned());
+    }
+    if let Some(question) = &vm.question {
+        object(
+            Rule::VmBusy,
+            format!("it waits for an answer to a question, answer it in vSphere: {question:?}"),
+        );
+    }
+    if starters.autostart {
+        object(Rule::VmAutostart, "its ESXi host starts it when the host starts".to_owned());
+    }
+    for named in &starters.named {
+        object(Rule::VmAutostart, named.clone());
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datastore_is_in_a_disks_location() {
+        assert_eq!(datastore("[SAN 2] web1/web1.vmdk").as_deref(), Some("SAN 2"));
+        assert_eq!(datastore("/vmfs/volumes/x"), None);
+    }
+
+    #[test]
+    fn suspended_is_not_off() {
+        assert_eq!(power(Power::Suspended), PowerState::Paused);
+        assert_eq!(power(Power::Off), PowerState::Off);
+    }
+}
