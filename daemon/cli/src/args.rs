@@ -14,29 +14,35 @@ pub(super) use self::plan::{CutoverWhen, PlanCommand};
 use super::schedules::ScheduleCommand;
 
 const DETAILS: &str = "\
-Migrations are named by their id, by the unique beginning or end of one (at least four characters), or by the VM's \
-name if exactly one unfinished migration moves it.
+MIGRATION is the VM's name if exactly one unfinished migration moves that VM. In any case it can be the migration's \
+id, or a unique beginning or end of the id (at least four characters).
+
+First steps: `source vms`, `plan new`, `plan apply`, `migration list`, `migration show`, `migration cutover`.
+
+Tables: on a terminal they fit its width, or that of the environment variable COLUMNS. Long values are cut in the \
+middle (…), and columns that do not fit are named below the table. --wide shows all. A pipe or a file gets every value \
+whole, one row a line, unless COLUMNS is set. Times are UTC. A dash means: none, or not known yet.
 
 JSON (-o json): the messages of the API warmd.v1 with their field names; absent fields are null. Enum values are \
 lower-case with dashes (\"cutting-over\"), sizes are numbers of bytes, times RFC 3339, lengths of time seconds with \
 an s (\"12.500s\"). Lists are an object with one array: `migration list` is {\"migrations\": [...]}. `migration show` \
 is the migration itself. `migration watch` prints one migration a line, at each change. Commands that follow an \
-operation (cutover, sync, verify, cancel) print one object when it ended: {\"answer\", \"outcome\", \"reason\", \
-\"migration\"}, where answer is \"accepted\" or \"no-change\", and outcome is \"done\", \"failed\" or, with \
---no-wait, \"begun\". Fields are added in later versions, never renamed.
+operation (cutover, sync, verify, cancel, rollback) print one object when the operation has ended: {\"answer\", \
+\"outcome\", \"reason\", \"migration\"}, where answer is \"accepted\" or \"no-change\", and outcome is \"done\", \
+\"failed\" or, with --no-wait, \"begun\". Later versions may add fields, and never rename one.
 
 Exit codes:
     0  done
-    1  the operation failed: a cutover undone, a verification that found differences, an endpoint that is down
+    1  the operation failed: a cutover was undone, a verification found differences, an endpoint does not answer
     2  the command line is wrong
-    3  the daemon is not reachable
-    4  what was named is not there
-    5  refused: the plan is wrong, or the state does not allow it
-  130  interrupted while following; the operation goes on in the daemon";
+    3  the daemon cannot be reached
+    4  the named object does not exist
+    5  refused: the plan has an error, or the migration's state does not allow the request
+  130  interrupted while following; the operation continues in the daemon";
 
-/// Watches and steers warmd, which moves running VMs.
+/// Control warmd, the daemon that moves running VMs to a new platform.
 #[derive(Debug, Parser)]
-#[command(name = "warmctl", version, after_long_help = DETAILS, after_help = "See --help for ids, JSON and exit codes.")]
+#[command(name = "warmctl", version, after_long_help = DETAILS, after_help = "--help also explains how to name a migration, tables, JSON and exit codes.")]
 pub(super) struct Args {
     /// The daemon's socket
     #[arg(
@@ -47,9 +53,12 @@ pub(super) struct Args {
         global = true
     )]
     pub(super) socket: PathBuf,
-    /// Tables for reading, or JSON for programs
+    /// The form of the output: tables to read, or JSON for programs
     #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORM", global = true)]
     pub(super) output: Format,
+    /// Show tables whole: no value cut, no column left out, one row a line
+    #[arg(long, global = true)]
+    pub(super) wide: bool,
     #[command(subcommand)]
     pub(super) command: CliCommand,
 }
@@ -63,42 +72,42 @@ pub(super) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CliCommand {
-    /// Where VMs come from
+    /// The sources, where VMs come from: list them, test them, list their VMs
     #[command(subcommand)]
     Source(SourceCommand),
-    /// Where VMs go to
+    /// The targets, where VMs go to: list them, test them
     #[command(subcommand)]
     Target(TargetCommand),
-    /// Which VMs move, and how
+    /// Plans: which VMs move, from which source to which target, when and how
     #[command(subcommand)]
     Plan(PlanCommand),
-    /// When passes and cutovers come, and why
+    /// When the next passes and cutovers of a plan run, and why
     #[command(subcommand)]
     Schedule(ScheduleCommand),
-    /// Manage migrations
+    /// Migrations, one for each VM: show, copy, pause, cut over, verify, report
     #[command(subcommand)]
     Migration(MigrationCommand),
-    /// All migrations on one screen, with keys to steer them
+    /// All migrations on one screen, with keys to control them
     Top,
-    /// Rate and concurrency limits
+    /// Limits of the transfer rate and of requests in flight; quotas by time of day
     #[command(subcommand)]
     Limit(LimitCommand),
-    /// Check signed reports: who signed a report, and whether it is unchanged
+    /// Signed reports: check one, print the public key
     #[command(subcommand)]
     Report(ReportCommand),
-    /// The journal: what was decided, by whom and why
+    /// The journal: every decision and request, who made it and why
     Events {
-        /// Only this migration's
+        /// Only lines about this migration: the VM's name, or the migration's id, its beginning or its end
+        #[arg(value_name = "MIGRATION")]
         id: Option<String>,
-        /// At most so many lines, the last ones
+        /// Print the last N lines
         #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
-        /// Then each new line as it is written, until Ctrl-C; a daemon that is restarted is waited for, and
-        /// none is missed
+        /// Then print each new line, until Ctrl-C; waits for a daemon that restarts, and misses no line
         #[arg(long, short)]
         follow: bool,
     },
-    /// Prints a completion script for a shell
+    /// Print a completion script, for example for ~/.local/share/bash-completion/completions/warmctl
     Completions {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
@@ -107,22 +116,26 @@ pub(super) enum CliCommand {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum SourceCommand {
-    /// The configured sources
+    /// List the sources of the daemon's configuration
     List,
     /// Test the connection to one source, or to all
     ///
-    /// Also lists what finished, lost or another warmd's migrations left on its VMs (checkpoints, bitmaps),
-    /// each with the command that removes it.
-    Check { name: Option<String> },
-    /// The VMs that a source has
+    /// Also lists what migrations that are finished, lost, or of another warmd left on the source's VMs
+    /// (checkpoints, bitmaps), each with the command that removes it.
+    Check {
+        /// The source's name in the daemon's configuration
+        name: Option<String>,
+    },
+    /// List the VMs of a source: disks, change tracking, and what is an obstacle to a migration
     ///
-    /// As the source said lately: the daemon asks each of them every five minutes, and when it has not. The
-    /// line below the table says from when it is.
+    /// The list is from the source's last answer; the daemon asks every five minutes. The line below the
+    /// table says when that was. TRACKED is the number of disks of which the source can tell what changed.
     Vms {
+        /// The source's name in the daemon's configuration
         name: String,
         #[command(flatten)]
         filter: VmFilter,
-        /// Ask the source now
+        /// Ask the source now, and not the daemon's copy of its last answer
         #[arg(long)]
         refresh: bool,
     },
@@ -131,13 +144,13 @@ pub(super) enum SourceCommand {
 /// Which of a source's VMs are listed: those that all that is given holds for.
 #[derive(Debug, Default, ClapArgs)]
 pub(super) struct VmFilter {
-    /// Only names that match: * stands for any characters, ? for one
+    /// Only VMs whose name matches: * stands for any characters, ? for one
     #[arg(long = "name", value_name = "GLOB")]
     pub(super) glob: Option<String>,
     /// Only VMs in this state
     #[arg(long, value_enum)]
     pub(super) state: Option<Power>,
-    /// Only VMs of whose disks so many can be tracked
+    /// Only VMs of which all, some or none of the disks can be tracked
     #[arg(long, value_enum)]
     pub(super) tracking: Option<TrackingFilter>,
 }
@@ -160,151 +173,185 @@ pub(super) enum TrackingFilter {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum TargetCommand {
-    /// The configured targets
+    /// List the targets of the daemon's configuration
     List,
-    /// Test the connection to one target, or to all
-    Check { name: Option<String> },
+    /// Test the connection to one target, or to all, and whether the daemon can write there
+    Check {
+        /// The target's name in the daemon's configuration
+        name: Option<String>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum MigrationCommand {
-    /// All migrations, oldest first
+    /// List all migrations, oldest first
+    ///
+    /// PENDING is what the target still lacks of the last snapshot, FORECAST the downtime of a cutover now.
     List {
-        /// Only this plan's
-        #[arg(long)]
+        /// Only the migrations of this plan
+        #[arg(long, value_name = "PLAN")]
         plan: Option<String>,
     },
-    /// Everything about one migration
-    Show { id: String },
-    /// Live progress, of one migration to its end or of all
-    Watch { id: Option<String> },
-    /// Copies a delta now, and follows it
+    /// Show one migration: state, lag, obstacles and what to do, forecast; then disks, pass, cutover
+    Show {
+        #[arg(value_name = "MIGRATION", help = MIGRATION)]
+        id: String,
+        /// Also show what each stage of the last pass did, and how long the pass waited for it
+        #[arg(long)]
+        stages: bool,
+    },
+    /// Print progress: of one migration until it is done or cancelled, or of all until Ctrl-C
+    Watch {
+        #[arg(value_name = "MIGRATION", help = MIGRATION)]
+        id: Option<String>,
+    },
+    /// Copy now what changed since the last pass, and follow that pass; also outside copy windows
     Sync {
+        #[arg(value_name = "MIGRATION", help = MIGRATION)]
         id: String,
         #[command(flatten)]
         wait: FollowArgs,
     },
-    /// Pause replication
-    Pause { id: String },
-    /// Resume after a pause or a failure
-    Resume { id: String },
-    /// Moves the VM now, and follows to the end; or later
+    /// Pause replication: a running pass ends early and keeps what it copied; no cutover begins
+    Pause {
+        #[arg(value_name = "MIGRATION", help = MIGRATION)]
+        id: String,
+    },
+    /// Resume after a pause or a failure, where the migration stopped
+    Resume {
+        #[arg(value_name = "MIGRATION", help = MIGRATION)]
+        id: String,
+    },
+    /// Stop the source VM, copy the last delta, verify, start the target VM; now, or at a time
     #[command(after_help = CUTOVERS)]
     Cutover {
+        #[arg(value_name = "MIGRATION", help = MIGRATION)]
         id: String,
         #[command(flatten)]
         when: CutoverWhen,
-        /// Also outside the plan's cutover windows
+        /// Begin also outside the plan's cutover windows
         #[arg(long, conflicts_with_all = ["abort", "hold", "unhold"])]
         force: bool,
         #[command(flatten)]
         wait: FollowArgs,
     },
-    /// Goes back to the source after the target VM was started, and loses what that wrote
+    /// Go back to the source VM after the target VM was started; loses what the target VM wrote
     #[command(after_help = ROLLBACK)]
     Rollback {
+        #[arg(value_name = "MIGRATION", help = MIGRATION)]
         id: String,
-        /// Lose what the VM wrote on the target, without being asked
+        /// Do not ask: accept the loss of what the target VM wrote
         #[arg(long)]
         yes: bool,
         #[command(flatten)]
         wait: FollowArgs,
     },
-    /// Cancel the migration and remove what it left on source and target
+    /// End the migration before the target VM is started; remove what it left on source and target
+    ///
+    /// The source VM goes on running. After the target VM was started, `rollback` goes back to the source VM.
     Cancel {
+        #[arg(value_name = "MIGRATION", help = MIGRATION)]
         id: String,
         #[command(flatten)]
         wait: FollowArgs,
     },
-    /// Reads the target again, compares it with the manifest or the source, and follows that
+    /// Read the target's disks again and compare them, with the manifest or with the source
     #[command(after_help = PROOFS, after_long_help = format!("{PROOFS}\n\n{PROOF_DETAILS}"))]
     Verify {
+        #[arg(value_name = "MIGRATION", help = MIGRATION)]
         id: String,
         #[command(flatten)]
         what: VerifyWhat,
         #[command(flatten)]
         wait: FollowArgs,
     },
-    /// Migration report
+    /// Print the evidence of a migration: passes, phases, downtime, verification, requests, signature
     Report {
+        #[arg(value_name = "MIGRATION", help = MIGRATION)]
         id: String,
-        /// Markdown if not given, or JSON with -o json
+        /// The form of the report; the default is Markdown, or JSON with -o json
         #[arg(long, value_enum)]
         format: Option<ReportFormat>,
-        /// Writes both forms of one moment to FILE.json (signed) and FILE.md instead of printing one
+        /// Write FILE.json (signed) and FILE.md, both of the same moment, and print neither
         #[arg(long, value_name = "FILE", conflicts_with = "format")]
         save: Option<PathBuf>,
     },
 }
 
-const CUTOVERS: &str = "\
-A cutover begins inside the windows of `schedule.cutover` of its plan. TIME is \"2026-11-28 22:00\" or \"22:00\" in the time \
-zone of its schedule, the same with a zone behind it (\"22:00 Europe/Berlin\"), \"+2h\", or RFC 3339. What is asked \
-for holds over a restart of the daemon. One that could not begin until its window closed (or for an hour, without \
-windows) is missed, and then on hold.
+/// How a migration is named.
+const MIGRATION: &str = "The VM's name, or the migration's id, its beginning or its end";
 
-Where the plan names a conversion, its command works on overlays of the target's disks, before the VM is created from \
-them; `migration show` tells how far it is, and until the target VM is started --abort undoes that too.";
+const CUTOVERS: &str = "\
+The command follows the cutover to its end; Ctrl-C ends only the command. If a phase fails before the target VM is \
+started, warmd undoes the cutover: it powers the source VM on again, if that ran before, and keeps the copied disks.
+
+A cutover begins inside the windows of `schedule.cutover` of its plan. TIME is \"2026-11-28 22:00\" or \"22:00\" in the time \
+zone of its schedule, the same with a zone behind it (\"22:00 Europe/Berlin\"), \"+2h\", or RFC 3339. A scheduled cutover \
+survives a restart of the daemon. If it cannot begin before its window closes (without windows: within an hour), it \
+is missed, and then on hold.
+
+If the plan has a conversion, its command works on overlays of the target's disks, before the VM is created from \
+them. `migration show` prints its progress, and until the target VM is started --abort undoes the conversion too.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ReportCommand {
-    /// Check a report's signature; needs no daemon
+    /// Check that a report is unchanged since it was signed; needs no daemon
     ///
-    /// Exit code 0 if the report is as it was signed, and by the key that was given if one was; else 1.
+    /// Exit code 0 if the report is unchanged and, with --key, was signed by that key; else 1.
     Verify {
-        /// The report's JSON form; - is standard input
+        /// The report in JSON, from `migration report --save`; - is standard input
         file: PathBuf,
-        /// Who must have signed it: the key in hexadecimal, or a file that holds it so or in PEM
+        /// The key that must have signed it: hexadecimal digits, or a file with these or in PEM
         #[arg(long, value_name = "KEY|FILE")]
         key: Option<String>,
     },
-    /// The public key with which this daemon's reports are checked
+    /// Print the public key that checks this daemon's reports
     ///
-    /// Keys that signed reports before, because one was lost or replaced, are named on standard error (with
-    /// `-o json`, under `earlier`).
+    /// Earlier keys, from before a key was lost or replaced, are printed on standard error (with `-o json`,
+    /// under `earlier`).
     Key {
-        /// In PEM, as OpenSSL reads it
+        /// Print it in PEM, for OpenSSL
         #[arg(long)]
         pem: bool,
     },
 }
 
 const ROLLBACK: &str = "\
-The target VM is stopped and removed for sure, then the source VM is started if it ran before the cutover. Whatever was \
-written on the target since it was started there is lost. The target's disks are kept as they are while the migration is \
-paused, which it is then; when it is resumed all of them is copied again. Refused where warmd cannot stop the target VM \
-(a target `disk` without provisioner, a target that does not answer), and when the source VM or a disk of it is gone. What \
-a cutover's last phase gives up (the source's change marks) is not needed for it.";
+warmd stops and removes the target VM; only when that is certain, it starts the source VM, if that ran before the \
+cutover. All data that the target VM wrote since its start is lost. The migration is then paused, and keeps the target's \
+disks; after `migration resume` they are copied again, completely. Refused if warmd cannot stop the target VM (a target \
+`disk` without provisioner, a target that does not answer), and if the source VM or one of its disks is gone. A rollback \
+does not need the source's change marks, which the last phase of a cutover deletes.";
 
 const PROOFS: &str = "\
-Scopes: full, changed (what was copied again since a full or changed verification passed, else since the full pass), \
-sample=1% or sample=10GiB (of each disk, drawn by chance from everywhere).";
+Scopes: full; changed (what was copied again since a full or changed verification passed, else since the full pass); \
+sample=1% or sample=10GiB (of each disk, at random places).";
 
 const PROOF_DETAILS: &str = "\
-readback reads the target and compares it with the manifest: it shows that the target holds what was copied. compare \
-takes a snapshot, copies what changed, reads source and target and compares the two: it shows that what was copied is \
-what the source holds, whatever its change tracking said.
+readback reads the target and compares it with the manifest: it proves that the target holds what was copied. compare \
+takes a snapshot, copies what changed, reads source and target and compares the two: it proves that what was copied is \
+what the source holds, also if the source's change tracking was wrong.
 
-What differs is copied again by the next pass. A verification that was cut off goes on where it was when the same is asked \
-for again, unless a pass ran meanwhile; a compare begins anew, as its snapshot is another.
+The next pass copies blocks that differ again. An interrupted readback continues where it stopped when the same is \
+requested again, unless a pass ran meanwhile; a compare starts again, because it has another snapshot.
 
-After the cutover, readback works until the target VM is started. Later, give snapshots of its volumes that were taken \
-before that: raw images, block devices, or NBD URIs. They are only read. A disk that is in use is refused, and so is one \
-that the cutover had converted: give an image of it from before the conversion.";
+After the cutover, readback works until the target VM is started. Later, give --image with snapshots of its volumes from \
+before that start: raw images, block devices, or NBD URIs. They are only read. A disk that is in use is refused, and so is \
+one that the cutover converted: give an image of it from before the conversion.";
 
 /// What is verified.
 #[derive(Debug, ClapArgs)]
 pub(super) struct VerifyWhat {
-    /// What is compared with what
+    /// What is compared with the target: the manifest, or the source
     #[arg(long, value_enum, default_value_t = Mode::Readback)]
     pub(super) mode: Mode,
-    /// How much of each disk
+    /// How much of each disk is compared
     #[arg(long, default_value_t = VerifyScope::Full, value_name = "SCOPE")]
     pub(super) scope: VerifyScope,
-    /// Draws the sample of an earlier result again
+    /// Draw the same sample as an earlier result: its seed
     #[arg(long, value_name = "N")]
     pub(super) seed: Option<u64>,
-    /// Reads this image or nbd:// URI in place of the disk's volume, and only such disks
+    /// Read this image or NBD URI instead of the disk's volume; then only disks with --image are read
     #[arg(long, value_parser = image, value_name = "DISK=LOCATION")]
     pub(super) image: Vec<(String, String)>,
 }
@@ -312,9 +359,9 @@ pub(super) struct VerifyWhat {
 /// What is compared with what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Mode {
-    /// The target with the manifest
+    /// Target against manifest
     Readback,
-    /// A new snapshot of the source with the target
+    /// Target against a new snapshot of the source
     Compare,
 }
 
@@ -328,54 +375,55 @@ fn image(text: &str) -> Result<(String, String), String> {
 }
 
 const SCOPES: &str = "\
-Scopes: global, source/NAME, target/NAME, migration/ID, migration/ID/DISK. What is read counts at its disk, migration \
-and endpoint and globally; what is written counts at its target. All of them hold at the same time, in passes and \
-verifications, and waiting requests are served fairly: migrations of an endpoint alike, and disks of a migration.";
+Scopes: global, source/NAME, target/NAME, migration/MIGRATION, migration/MIGRATION/DISK. A read counts for its disk, its \
+migration, its source, and globally; a write counts for its target. All these limits hold at the same time, in passes and \
+in verifications. Migrations of an endpoint, and disks of a migration, get equal shares.";
 
 const LASTING: &str = "\
-A limit that was set takes effect at once and holds, also over a restart of the daemon, until it is reset, or until the \
-configuration (for global, source/NAME, target/NAME) or the plan (for migration/...) says something else than it said \
-when the limit was set: the last word counts.";
+A limit takes effect at once, also for what runs, and survives a restart of the daemon. It ends with --reset, or when the \
+configuration (for global, source/NAME, target/NAME) or the plan (for migration/...) gets another value than it had when \
+the limit was set: the last word counts.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum LimitCommand {
-    /// All limits, or one, with what goes through them now
+    /// Show all limits, or one, with the present rate and the requests in flight
     #[command(after_help = SCOPES)]
     Show {
-        /// Only this one; a migration with its disks
+        /// Only this scope; a migration with its disks
         scope: Option<String>,
     },
-    /// Changes a limit, at once and also for what runs; what is not given stays
+    /// Change a limit at once, also for what runs; an option that is not given stays as it is
     #[command(after_help = SCOPES, after_long_help = format!("{SCOPES}\n\n{LASTING}"))]
     Set {
+        /// What the limit is for, such as source/old
         scope: String,
         #[command(flatten)]
         to: LimitTo,
     },
-    /// Time-of-day quotas: what they allow now, what of it is in use, what waits, and when they change
+    /// Show quotas by time of day: what they allow now, what is in use, what waits, when they change
     #[command(after_help = QUOTAS)]
     Quotas {
-        /// Only this one
+        /// Only this scope
         scope: Option<String>,
     },
 }
 
 const QUOTAS: &str = "\
 Scopes: global, source/NAME, target/NAME, host/NAME, datastore/NAME and plan/NAME; a host or datastore of one source is \
-called SOURCE:NAME. A pass keeps to the quotas of every scope that it touches; plans that share one get by their \
-priorities, and cutovers go first. Quotas are written in plans (`[[schedule.quotas]]`) and in the daemon's \
-configuration; scopes without any are not shown.";
+called SOURCE:NAME. A pass needs room in the quotas of every scope that it touches. Plans that share a quota are served by \
+priority, and cutovers go first. Quotas are written in plans (`[[schedule.quotas]]`) and in the daemon's configuration; \
+scopes without a quota are not shown.";
 
 #[derive(Debug, ClapArgs)]
 #[group(required = true, multiple = true)]
 pub(super) struct LimitTo {
-    /// Bytes a second, such as 200MiB/s, or none
+    /// The highest rate, such as 200MiB/s, or none
     #[arg(long, value_parser = rate_or_none, value_name = "RATE")]
     pub(super) rate: Option<OrNone<u64>>,
-    /// Requests in flight, or none
+    /// The highest number of requests in flight, or none
     #[arg(long, value_parser = requests_or_none, value_name = "N")]
     pub(super) requests: Option<OrNone<u32>>,
-    /// Back to what the configuration or the plan says
+    /// Go back to the limit of the configuration or the plan
     #[arg(long, conflicts_with_all = ["rate", "requests"])]
     pub(super) reset: bool,
 }
@@ -398,7 +446,7 @@ fn requests_or_none(text: &str) -> Result<OrNone<u32>, String> {
 
 #[derive(Clone, Copy, Debug, ClapArgs)]
 pub(super) struct FollowArgs {
-    /// Return when it has begun
+    /// Return when the operation has begun; `migration watch` follows it
     #[arg(long)]
     pub(super) no_wait: bool,
 }

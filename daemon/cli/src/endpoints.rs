@@ -10,7 +10,14 @@ use super::{
     client::{Client, asked},
     failure::{CliFailure, Exit, is_connection},
     out::Out,
+    table::Column,
 };
+
+const ENDPOINTS: [Column; 3] =
+    [Column::text("NAME").cut(2, 12), Column::text("KIND"), Column::text("ADDRESS").cut(1, 20)];
+
+const CHECKS: [Column; 3] =
+    [Column::text("NAME").cut(1, 12), Column::text("RESULT"), Column::text("WHAT IT SAYS").wrap(24)];
 
 /// The result of reaching one endpoint.
 #[derive(Debug, Serialize)]
@@ -38,7 +45,7 @@ pub(super) async fn list_targets(client: &Client, out: &Out) -> Result<(), CliFa
 }
 
 fn table(out: &Out, endpoints: Vec<Endpoint>) -> Result<(), CliFailure> {
-    out.table(["NAME", "KIND", "ADDRESS"], endpoints.into_iter().map(|e| [e.name, e.kind, e.address]))
+    out.table(&ENDPOINTS, endpoints.into_iter().map(|e| [e.name, e.kind, e.address]))
 }
 
 pub(super) async fn check_sources(
@@ -105,7 +112,7 @@ async fn check(
             let result = if check.ok { "ok" } else { "FAILED" };
             [check.name, result.to_owned(), check.message]
         };
-        out.table(["NAME", "RESULT", "WHAT IT SAYS"], checks.into_iter().map(row))?;
+        out.table(&CHECKS, checks.into_iter().map(row))?;
     }
     if failed { Err(CliFailure::told(Exit::Failed)) } else { Ok(()) }
 }

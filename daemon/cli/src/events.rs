@@ -14,6 +14,7 @@ use super::{
     migration_stream::{PATIENCE, TRY_EVERY},
     out::{Out, complain, one_line},
     screen::interrupted,
+    table::{Column, TableLayout},
 };
 
 /// How often new lines are asked for.
@@ -32,7 +33,7 @@ pub(super) async fn list(
     if out.is_json() {
         return out.json(&answer);
     }
-    out.table(HEADS, answer.events.into_iter().map(cells))
+    out.table(&COLUMNS, answer.events.into_iter().map(cells))
 }
 
 /// Prints the last `limit` lines, and then each that is written, one JSON object a line if JSON is asked for.
@@ -51,8 +52,9 @@ pub(super) async fn follow(
 async fn go_on(socket: &Path, out: &Out, id: String, limit: u32) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     let mut answer = page(&client, id.clone(), None, limit).await?;
+    let layout = TableLayout::new(&COLUMNS, cell_widths(out.screen()), out.screen());
     if !out.is_json() {
-        out.text(&line(HEADS.map(str::to_owned)))?;
+        out.text(&layout.head().join("\n"))?;
     }
     loop {
         let is_full = answer.events.len() == PAGE as usize;
@@ -60,7 +62,7 @@ async fn go_on(socket: &Path, out: &Out, id: String, limit: u32) -> Result<(), C
             if out.is_json() {
                 out.json_line(&event)?;
             } else {
-                out.text(&line(cells(event)))?;
+                out.text(&layout.row(&cells(event).map(|cell| one_line(&cell))).join("\n"))?;
             }
         }
         let after = answer.cursor;
@@ -113,15 +115,20 @@ async fn page(
     Ok(client.migrations().events(request).await?.into_inner())
 }
 
-const HEADS: [&str; 5] = ["AT (UTC)", "MIGRATION", "BY", "KIND", "WHAT"];
+const COLUMNS: [Column; 5] = [
+    Column::text("AT (UTC)"),
+    Column::text("MIGRATION"),
+    Column::text("BY").cut(1, 9),
+    Column::text("KIND"),
+    Column::text("WHAT").wrap(24),
+];
+
+/// The cells of a table whose lines come one by one; the last column takes the rest of the screen.
+fn cell_widths(screen: Option<usize>) -> [usize; 5] {
+    [19, 12, 26, 8, screen.unwrap_or_default()]
+}
 
 fn cells(event: Event) -> [String; 5] {
     let migration = event.migration_id.as_deref().map_or("-", labels::short).to_owned();
     [labels::moment(event.at.as_ref()), migration, event.by, event.kind, event.text]
-}
-
-/// A row of a table whose width is not yet known.
-fn line(cells: [String; 5]) -> String {
-    let [at, migration, by, kind, what] = cells.map(|cell| one_line(&cell));
-    format!("{at:<19}  {migration:<12}  {by:<26}  {kind:<8}  {what}")
 }

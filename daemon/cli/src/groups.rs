@@ -160,7 +160,7 @@ pub(super) fn lines(group: &Group) -> impl Iterator<Item = String> {
     let how = if group.ended.is_some() {
         one_line(&group.outcome)
     } else if group.halted.is_empty() {
-        "goes on".to_owned()
+        "it runs".to_owned()
     } else {
         format!("group halted: {}", one_line(&group.halted))
     };

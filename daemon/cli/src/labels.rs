@@ -29,6 +29,8 @@ fn state_alone(migration: &Migration) -> String {
             format!("{name} ({})", phase(migration.phase()))
         }
         MigrationState::Failed if migration.resumable => format!("{name}, resumable"),
+        // A failure that cannot be resumed goes on nowhere.
+        MigrationState::Failed if migration.resumes_at() != ResumePoint::StaleState => name,
         MigrationState::Paused | MigrationState::Failed
             if migration.resumes_at() != ResumePoint::Unspecified =>
         {

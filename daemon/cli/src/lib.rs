@@ -26,8 +26,10 @@ mod reports;
 mod schedules;
 mod screen;
 mod show;
+mod table;
 mod top;
 mod vms;
+mod width;
 
 use std::process::ExitCode;
 
@@ -53,7 +55,7 @@ pub fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let out = Out::new(args.output);
+    let out = Out::new(args.output, args.wide);
     match runtime.block_on(command::run(args, &out)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

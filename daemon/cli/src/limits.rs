@@ -14,7 +14,19 @@ use super::{
     labels,
     out::Out,
     quotas::quotas,
+    table::Column,
 };
+
+const COLUMNS: [Column; 8] = [
+    Column::text("SCOPE").cut(5, 20),
+    Column::text("VM").cut(3, 8),
+    Column::figure("RATE"),
+    Column::figure("REQUESTS"),
+    Column::figure("NOW"),
+    Column::figure("IN FLIGHT").leave(4),
+    Column::figure("WAITING"),
+    Column::text("SET BY (UTC)").cut(1, 20).leave(2),
+];
 
 pub(super) async fn run(socket: &Path, out: &Out, command: LimitCommand) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
@@ -61,8 +73,7 @@ fn table(out: &Out, limits: &[LimitState]) -> Result<(), CliFailure> {
             },
         ]
     };
-    let heads = ["SCOPE", "VM", ">RATE", ">REQUESTS", ">NOW", ">IN FLIGHT", ">WAITING", "SET BY (UTC)"];
-    out.table(heads, limits.iter().map(row))
+    out.table(&COLUMNS, limits.iter().map(row))
 }
 
 /// With the end of a migration's id, by which it can be named too.

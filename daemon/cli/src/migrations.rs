@@ -30,11 +30,11 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
             let client = Client::connect(socket).await?;
             show::list(out, &client.migrations().list(request).await?.into_inner())
         }
-        MigrationCommand::Show { id } => {
+        MigrationCommand::Show { id, stages } => {
             let client = Client::connect(socket).await?;
             let request = asked(MigrationsGetRequest { migration: id });
             let answer = client.migrations().get(request).await?.into_inner();
-            show::details(out, &answer.migration.unwrap_or_default())
+            show::details(out, &answer.migration.unwrap_or_default(), stages)
         }
         MigrationCommand::Watch { id } => watch(socket, out, id).await,
         MigrationCommand::Sync { id, wait } => {
@@ -117,7 +117,7 @@ async fn arrange(socket: &Path, out: &Out, request: MigrationsCutoverRequest) ->
     let migration = answer.migration.unwrap_or_default();
     let waits = match &migration.scheduled_cutover {
         Some(awaited) => show::awaited(awaited),
-        None => "none is waited for".to_owned(),
+        None => "no cutover is scheduled".to_owned(),
     };
     out.text(&format!("cutover of {}: {}; {waits}", labels::who(&migration), labels::answer(what)))
 }

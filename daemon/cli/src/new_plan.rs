@@ -44,7 +44,10 @@ async fn chosen_target(client: &Client, target: Option<String>) -> Result<String
             Err(CliFailure::new(Exit::NotFound, format!("no target {target:?}; there are: {there}")))
         }
         (None, [only]) => Ok(only.clone()),
-        (None, _) => Err(CliFailure::new(Exit::Usage, format!("say --target NAME; there are: {there}"))),
+        (None, _) => Err(CliFailure::new(
+            Exit::Usage,
+            format!("name the target with --target NAME; there are: {there}"),
+        )),
     }
 }
 

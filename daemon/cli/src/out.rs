@@ -1,20 +1,26 @@
 //! Standard output: tables for reading, JSON for programs.
 //!
 //! Rule: nothing else writes there, and to standard error. A reader that goes away ends the command without
-//! an error.
+//! an error. What a terminal shows fits its width; a pipe or a file gets all of it, a row a line, unless
+//! COLUMNS gives it a width, as `watch` does.
 
 use std::{
     fmt::Write as _,
     io::{self, IsTerminal, Write},
 };
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use rustix::termios::tcgetwinsize;
 use serde::Serialize;
 
 use super::{
     args::Format,
     failure::{CliFailure, Exit},
+    table::{self, Column},
+    width::{width, wrap},
 };
+
+/// Under this many cells for the values, names stand beside them no more.
+const LEAST_VALUE: usize = 24;
 
 /// Where answers go, and in which form.
 #[derive(Debug)]
@@ -22,13 +28,17 @@ pub(super) struct Out {
     stdout: io::Stdout,
     format: Format,
     terminal: bool,
+    /// The width that the output has to fit, if any.
+    screen: Option<usize>,
 }
 
 impl Out {
-    pub(super) fn new(format: Format) -> Self {
+    /// With `wide`, nothing is cut or goes over several lines.
+    pub(super) fn new(format: Format, wide: bool) -> Self {
         let stdout = io::stdout();
         let terminal = stdout.is_terminal();
-        Self { stdout, format, terminal }
+        let screen = if wide { None } else { screen(&stdout, terminal) };
+        Self { stdout, format, terminal, screen }
     }
 
     pub(super) fn is_json(&self) -> bool {
@@ -38,6 +48,11 @@ impl Out {
     /// Whether it is a terminal.
     pub(super) fn is_terminal(&self) -> bool {
         self.terminal
+    }
+
+    /// The width that the output has to fit, if any.
+    pub(super) fn screen(&self) -> Option<usize> {
+        self.screen
     }
 
     /// A line, or several.
@@ -69,43 +84,58 @@ impl Out {
         self.json_text(&serde_json::to_string(value).map_err(|error| unwritable(&error))?)
     }
 
-    /// Rows under headings; a heading that begins with `>` is for figures, aligned right. On a terminal the
-    /// cells wrap to its width, in a pipe every row is one line.
+    /// Rows under headings.
     pub(super) fn table<const N: usize>(
         &self,
-        heads: [&str; N],
+        columns: &[Column; N],
         rows: impl IntoIterator<Item = [String; N]>,
     ) -> Result<(), CliFailure> {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_header(heads.map(|head| head.trim_start_matches('>')));
-        for row in rows {
-            table.add_row(row.map(|cell| one_line(&cell)));
-        }
-        for (index, head) in heads.iter().enumerate() {
-            if let Some(column) = table.column_mut(index) {
-                column.set_padding((0, 2));
-                if head.starts_with('>') {
-                    column.set_cell_alignment(CellAlignment::Right);
-                }
-            }
-        }
-        if self.terminal {
-            table.set_content_arrangement(ContentArrangement::Dynamic);
-        } else {
-            table.force_no_tty();
-        }
-        self.text(&table.trim_fmt())
+        let rows: Vec<_> = rows.into_iter().map(|row| row.map(|cell| one_line(&cell))).collect();
+        self.text(&table::lines(columns, &rows, self.screen).join("\n"))
     }
 
     /// Names and their values, one under the other.
     pub(super) fn pairs(&self, pairs: &[(&str, String)]) -> Result<(), CliFailure> {
-        let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or_default();
+        let indent = pairs.iter().map(|(name, _)| width(name)).max().unwrap_or_default() + 3;
         for (name, value) in pairs {
             let name = format!("{name}:");
-            self.text(&format!("{name:<0$}{1}", width + 3, one_line(value)))?;
+            self.hanging(&format!("{name:<indent$}"), value)?;
         }
         Ok(())
     }
+
+    /// A line of prose; where the screen ends it goes on in the next line, indented.
+    pub(super) fn prose(&self, text: &str) -> Result<(), CliFailure> {
+        match self.screen {
+            Some(screen) if width(text) > screen => {
+                // The first line needs no indentation, and gets none.
+                let lines = wrap(&one_line(text), screen.saturating_sub(2));
+                self.text(&lines.join("\n  "))
+            }
+            _ => self.text(&one_line(text)),
+        }
+    }
+
+    /// Prose behind `begin`, under which the next lines leave room.
+    fn hanging(&self, begin: &str, text: &str) -> Result<(), CliFailure> {
+        let (text, indent) = (one_line(text), width(begin));
+        let room = self.screen.map(|screen| screen.saturating_sub(indent));
+        let lines = match room {
+            Some(room) if room >= LEAST_VALUE && width(&text) > room => wrap(&text, room),
+            _ => vec![text],
+        };
+        self.text(&format!("{begin}{}", lines.join(&format!("\n{}", " ".repeat(indent)))))
+    }
+}
+
+/// The width that COLUMNS gives, or else the terminal.
+fn screen(stdout: &io::Stdout, terminal: bool) -> Option<usize> {
+    let given = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let of_terminal = || {
+        let size = tcgetwinsize(stdout).ok().filter(|_| terminal)?;
+        Some(usize::from(size.ws_col))
+    };
+    given.or_else(of_terminal).filter(|columns| *columns > 0)
 }
 
 /// Text on standard error. If it is closed, the failure cannot be reported.

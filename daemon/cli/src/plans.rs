@@ -23,7 +23,25 @@ use super::{
     groups, labels,
     new_plan::{self, NewPlan},
     out::Out,
+    table::Column,
 };
+
+const FINDINGS: [Column; 5] = [
+    Column::text("SEVERITY"),
+    Column::text("RULE").cut(2, 16),
+    Column::text("SUBJECT").cut(1, 12),
+    Column::text("FOUND").wrap(18),
+    Column::text("WHAT TO DO").wrap(18),
+];
+
+const PLANS: [Column; 6] = [
+    Column::text("NAME").cut(3, 12),
+    Column::text("SOURCE").cut(1, 8),
+    Column::text("TARGET").cut(2, 8),
+    Column::figure("VMS"),
+    Column::figure("INTERVAL"),
+    Column::text("VERIFY"),
+];
 
 pub(super) async fn run(socket: &Path, out: &Out, command: PlanCommand) -> Result<(), CliFailure> {
     match command {
@@ -118,7 +136,7 @@ fn findings(out: &Out, findings: &[Finding]) -> Result<(), CliFailure> {
         let Finding { rule, subject, message, help, .. } = finding.clone();
         [labels::name(finding.severity()), labels::or_dash(&rule), subject, message, labels::or_dash(&help)]
     };
-    out.table(["SEVERITY", "RULE", "SUBJECT", "FOUND", "WHAT TO DO"], findings.iter().map(row))
+    out.table(&FINDINGS, findings.iter().map(row))
 }
 
 async fn list(client: &Client, out: &Out) -> Result<(), CliFailure> {
@@ -131,7 +149,7 @@ async fn list(client: &Client, out: &Out) -> Result<(), CliFailure> {
         let interval = labels::span(plan.interval.as_ref());
         [plan.name, plan.source, plan.target, plan.vms.len().to_string(), interval, verify]
     });
-    out.table(["NAME", "SOURCE", "TARGET", ">VMS", ">INTERVAL", "VERIFY"], rows)
+    out.table(&PLANS, rows)
 }
 
 async fn show(client: &Client, out: &Out, name: String) -> Result<(), CliFailure> {
@@ -146,7 +164,7 @@ async fn show(client: &Client, out: &Out, name: String) -> Result<(), CliFailure
 
 async fn delete(client: &Client, out: &Out, name: String) -> Result<(), CliFailure> {
     let answer = client.plans().delete(asked(PlansDeleteRequest { name: name.clone() })).await?.into_inner();
-    if out.is_json() { out.json(&answer) } else { out.text(&format!("plan {name} is forgotten")) }
+    if out.is_json() { out.json(&answer) } else { out.text(&format!("plan {name} is deleted")) }
 }
 
 /// The plan file's text, never more of it than the daemon accepts. A user gets every mistake with its place

@@ -8,7 +8,20 @@ use super::{
     failure::CliFailure,
     labels,
     out::{Out, one_line},
+    table::Column,
 };
+
+const COLUMNS: [Column; 9] = [
+    Column::text("SCOPE").cut(4, 16),
+    Column::figure("RATE"),
+    Column::figure("NOW"),
+    Column::figure("PASSES"),
+    Column::figure("SNAPSHOTS").leave(2),
+    Column::figure("DISKS").leave(3),
+    Column::figure("WAITING"),
+    Column::text("NEXT CHANGE (UTC)").leave(1),
+    Column::text("HOLDS").wrap(16),
+];
 
 pub(super) async fn quotas(client: &Client, out: &Out, scope: Option<String>) -> Result<(), CliFailure> {
     let request = asked(LimitsQuotasRequest { scope: scope.unwrap_or_default() });
@@ -16,18 +29,7 @@ pub(super) async fn quotas(client: &Client, out: &Out, scope: Option<String>) ->
     if out.is_json() {
         return out.json(&answer);
     }
-    let heads = [
-        "SCOPE",
-        ">RATE",
-        ">NOW",
-        ">PASSES",
-        ">SNAPSHOTS",
-        ">DISKS",
-        ">WAITING",
-        "NEXT CHANGE (UTC)",
-        "HOLDS",
-    ];
-    out.table(heads, answer.quotas.iter().map(row))
+    out.table(&COLUMNS, answer.quotas.iter().map(row))
 }
 
 fn row(quota: &QuotaState) -> [String; 9] {

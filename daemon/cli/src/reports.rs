@@ -42,8 +42,8 @@ pub(super) async fn run(socket: &Path, out: &Out, command: ReportCommand) -> Res
                     let since = labels::moment(earlier.since.as_ref());
                     // Not on the stream that scripts read the key from.
                     complain(&format!(
-                        "reports were signed by another key before, from {since} on: {}; was it lost? Reports of then are \
-                         checked with that one",
+                        "an earlier key signed the reports from {since} on: {}. Check these reports with that key; if \
+                         you did not replace it, find out how it was lost",
                         earlier.key
                     ));
                 }
@@ -149,16 +149,16 @@ fn told(out: &Out, verified: &Verified, checked: bool) -> Result<(), CliFailure>
     let report = &verified.report;
     let of = |name: &str| field(report, name).unwrap_or_else(|| "?".to_owned());
     let key = if checked {
-        "it is the one that was given"
+        "it is the key of --key"
     } else {
-        "NOT CHECKED: anyone can make a key. Compare it with what `warmctl report key` prints on the daemon's host, or \
-         give that with --key"
+        "NOT CHECKED: anyone can make a key. Compare it with the output of `warmctl report key` on the daemon's host, or \
+         give that key with --key"
     };
     let state = report.pointer("/state/name").and_then(Value::as_str).unwrap_or("?");
     let mut pairs = vec![
-        ("Signature", "valid: the report is as it was signed".to_owned()),
+        ("Signature", "valid: the report is unchanged since it was signed".to_owned()),
         ("Signed by", verified.key.to_string()),
-        ("That key", key.to_owned()),
+        ("Key check", key.to_owned()),
         ("Migration", format!("{} of VM {}, {state}", of("migration"), of("vm_name"))),
         ("From, to", format!("{} to {}, plan {}", of("source"), of("target"), of("plan"))),
         ("Made", format!("{} by warmd {}", of("made"), of("warmd"))),
@@ -166,7 +166,8 @@ fn told(out: &Out, verified: &Verified, checked: bool) -> Result<(), CliFailure>
     ];
     for disk in report.get("disks").and_then(Value::as_array).into_iter().flatten() {
         let of = |name: &str| field(disk, name);
-        let root = of("manifest_root").unwrap_or_else(|| "none: the disk was not drained".to_owned());
+        let root =
+            of("manifest_root").unwrap_or_else(|| "none: the disk was not copied completely".to_owned());
         let proof = match of("verified_by").as_deref() {
             None => "an older warmd does not say how it was verified".to_owned(),
             Some("none") => "NOT verified, as the plan says".to_owned(),

@@ -15,22 +15,21 @@ use super::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ScheduleCommand {
-    /// The next decisions of a plan's schedule in words, and why, if nothing new is learnt meanwhile
+    /// Print the next decisions of a plan's schedule, and the reason for each, as far as is known now
     Explain {
         /// The plan's name
         #[arg(required_unless_present = "file", conflicts_with = "file")]
         plan: Option<String>,
-        /// A plan file instead, applied or not; - is standard input
+        /// Read this plan file instead, applied or not; - is standard input
         #[arg(short, long, value_name = "FILE")]
         file: Option<PathBuf>,
-        /// For this migration, and not the plan's whose last pass is the longest ago
-        #[arg(long, value_name = "ID", conflicts_with = "vm")]
+        /// For this migration; the default is the one of the plan whose last pass is the longest ago
+        #[arg(long, value_name = "MIGRATION", conflicts_with = "vm")]
         migration: Option<String>,
-        /// For this VM of the plan, by name or id, also if its migration has not begun: some have schedules
-        /// of their own
+        /// For this VM of the plan, by name or id, also before its migration begins
         #[arg(long, value_name = "VM")]
         vm: Option<String>,
-        /// At most so many decisions
+        /// How many decisions
         #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
         count: u32,
     },

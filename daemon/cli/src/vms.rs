@@ -9,7 +9,19 @@ use super::{
     failure::CliFailure,
     labels,
     out::Out,
+    table::Column,
 };
+
+const COLUMNS: [Column; 8] = [
+    Column::text("NAME").cut(2, 14),
+    Column::text("POWER"),
+    Column::figure("DISKS"),
+    Column::figure("SIZE"),
+    Column::figure("TRACKED").leave(4),
+    Column::figure("SNAPSHOTS").leave(3),
+    Column::text("ID").cut(1, 13),
+    Column::text("WARNINGS").wrap(24),
+];
 
 pub(super) async fn list(
     client: &Client,
@@ -30,13 +42,12 @@ pub(super) async fn list(
         let (disks, snapshots) = (vm.disks.to_string(), vm.snapshots.to_string());
         [vm.name, power, disks, size, vm.tracked.to_string(), snapshots, vm.id, warnings]
     });
-    let heads = ["NAME", "POWER", ">DISKS", ">SIZE", ">TRACKED", ">SNAPSHOTS", "ID", "WARNINGS"];
-    out.table(heads, rows)?;
+    out.table(&COLUMNS, rows)?;
     let seen = labels::moment(answer.seen.as_ref());
     let age = labels::at(answer.seen.as_ref())
         .map_or_else(|| "-".to_owned(), |seen| format::between(seen, chrono::Utc::now()));
     let stale = answer.stale.map_or_else(String::new, |why| format!("; it was not refreshed: {why}"));
-    out.text(&format!("as of {seen} UTC, {age} ago (--refresh asks again){stale}"))
+    out.prose(&format!("as of {seen} UTC, {age} ago (--refresh asks again){stale}"))
 }
 
 impl VmFilter {

@@ -153,7 +153,7 @@ async fn a_sync_ends_with_its_own_pass() {
     assert!(
         lines.contains(
             &"syncing  pass 3 (delta)  downtime if cut over now 13 s: vda  50 % of 1.17 GiB, 118 MiB/s, 5.1 s left, \
-              1.17 GiB changed; vdb 100 % of 0 B, 0 B/s, compared whole (the bitmap was lost in a restart of the VM)"
+              1.17 GiB changed; vdb 100 % of 10.0 GiB, compared whole (the bitmap was lost in a restart of the VM)"
         ),
         "{lines:#?}"
     );
@@ -223,7 +223,7 @@ async fn what_is_to_be_verified_is_asked_for_in_words() {
     let ran = served.warmctl(&[&["migration", "verify", WEB][..], &asked].concat()).await;
     let expected = "\
 verification  passed (readback, sample=0.5%, seed 7, 42.0 GiB compared)
-so many bad blocks are missed with a chance of at most: 1 by 99.50 %, 1000 by 0.66 %
+chance, at most, that the sample misses all bad blocks: 99.50 % if 1 block is bad, 0.66 % if 1000 blocks are bad
 ";
     assert!(ran.out(0).ends_with(expected), "{ran:#?}");
     let images = [("vda", "/snap/vda"), ("vdb", "nbd://h/b")];

@@ -115,12 +115,10 @@ pub fn moment(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// A part of the whole, in percent and rounded down: 100 only when the part is the whole.
-pub fn percent(part: u64, whole: u64) -> u64 {
-    if whole == 0 {
-        return 100;
-    }
-    (u128::from(part.min(whole)) * 100 / u128::from(whole)) as u64
+/// A part of the whole, in percent and rounded down: 100 only when the part is the whole. Of nothing, and of
+/// what is not known, there is no percentage.
+pub fn percent(part: u64, whole: u64) -> Option<u64> {
+    (whole > 0).then(|| (u128::from(part.min(whole)) * 100 / u128::from(whole)) as u64)
 }
 
 /// An error with its causes, outermost first; a cause that the message already contains is not repeated.
@@ -230,9 +228,9 @@ mod tests {
 
     #[test]
     fn a_hundred_percent_is_all() {
-        assert_eq!(percent(999_999, 1_000_000), 99);
-        assert_eq!(percent(5, 5), 100);
-        assert_eq!(percent(0, 0), 100);
-        assert_eq!(percent(u64::MAX, u64::MAX), 100);
+        assert_eq!(percent(999_999, 1_000_000), Some(99));
+        assert_eq!(percent(5, 5), Some(100));
+        assert_eq!(percent(0, 0), None);
+        assert_eq!(percent(u64::MAX, u64::MAX), Some(100));
     }
 }

@@ -32,7 +32,7 @@ fn a_migration_tells_what_its_stages_did_also_after_a_crash() {
 
         let before = rig.show()?;
         measured(&before)?;
-        let text = rig.ctl().text(&["migration", "show", "measured"])?;
+        let text = rig.ctl().text(&["migration", "show", "measured", "--stages"])?;
         for word in ["STAGES of vda", "STAGES of vdb", "WAITED FOR IT", "CPU of all of warmd"] {
             ensure!(text.contains(word), "{word} is not in\n{text}");
         }

@@ -8,25 +8,25 @@ use super::FollowArgs;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PlanCommand {
-    /// Makes the plan so: a migration starts for every VM that has none
+    /// Apply a plan file: start a migration for every VM of the plan that has none
     ///
-    /// What is under way is not disturbed: schedule, limits, windows, hooks and the cutover policy of a plan
-    /// that is applied again count from then on, VMs that are added start, and VMs that are not named any
-    /// more go on until they are cancelled. Source, target, and a VM's name and disks' places cannot change
-    /// while its migration is under way.
+    /// A plan can be applied again at any time. Running work is not disturbed: a changed schedule, limit,
+    /// window, hook or cutover policy applies from then on; added VMs start; VMs that are no longer named
+    /// continue until they are cancelled. Source, target, a VM's name and the locations of its disks cannot
+    /// change while its migration is under way.
     Apply {
         #[command(flatten)]
         plan: PlanFile,
-        /// Only say what would be done, changed and refused
+        /// Change nothing; print what would be started, changed and refused
         #[arg(long)]
         dry_run: bool,
     },
-    /// Prints a plan file with comments for VMs of a source, to be edited and applied
+    /// Print a plan file with comments for VMs of a source, to be edited and applied
     New {
-        /// Where the VMs come from
+        /// The source that the VMs come from
         #[arg(long, value_name = "NAME")]
         source: String,
-        /// Where they go to; may be left out if there is one target
+        /// The target that the VMs go to; not needed if there is only one
         #[arg(long, value_name = "NAME")]
         target: Option<String>,
         /// The VMs as in a plan's `vms`: names, ids, patterns such as 'web-*', and '!web-test' to leave out
@@ -36,38 +36,46 @@ pub(crate) enum PlanCommand {
         #[arg(long, default_value = "new-plan")]
         name: String,
     },
-    /// All plans
+    /// List all plans
     List,
-    /// One plan, as TOML, and in comments how its last cutover of VMs together goes
-    Show { name: String },
-    /// Moves all VMs of a plan that are on their way: together where it says so, else each alone
+    /// Print one plan as TOML that can be applied; in comments, its group's last cutover
+    Show {
+        /// The plan's name
+        name: String,
+    },
+    /// Cut over all VMs of a plan: as a group if the plan says so, else each VM on its own
     #[command(after_help = GROUPS)]
     Cutover {
+        /// The plan's name
         name: String,
         #[command(flatten)]
         when: CutoverWhen,
-        /// Also outside the plan's cutover windows, and regardless of the forecast
+        /// Begin also outside the plan's cutover windows, and whatever the forecast says
         #[arg(long, conflicts_with_all = ["abort", "hold", "unhold"])]
         force: bool,
         #[command(flatten)]
         wait: FollowArgs,
     },
-    /// Judges a plan by the pre-flight rules, and changes nothing
+    /// Check a plan file against the pre-flight rules; changes nothing
     #[command(after_help = RULES)]
     Validate(PlanFile),
-    /// Forgets a plan whose migrations are all finished or cancelled
-    Delete { name: String },
+    /// Delete a plan whose migrations are all done or cancelled
+    Delete {
+        /// The plan's name
+        name: String,
+    },
 }
 
 const RULES: &str = "\
-Each finding names its rule by an id that does not change (tracking-unavailable, name-taken), what was found, and what to do. Errors \
-keep the plan from being applied, warnings do not. daemon/docs/preflight.md has all rules.";
+Each finding has the id of its rule, which never changes (tracking-unavailable, name-taken), what was found, and what to \
+do. A plan with an error cannot be applied; one with warnings can. daemon/docs/preflight.md has all rules.";
 
 const GROUPS: &str = "\
-VMs move together where the plan has [[cutover.tiers]] or `all_or_nothing`: none of a tier is started on the target before \
-all of it are copied and verified, and a tier begins when the boot checks of the one before it have passed. If one fails, \
-those that are not started yet are undone, and their sources run again. With --abort too. What was moved already \
-stays; asked again, the rest moves. This follows to the end, as long as they move together.";
+The VMs are a group if the plan has [[cutover.tiers]] or `all_or_nothing`. No VM of a tier is started on the target before \
+all VMs of the tier are copied and verified; the next tier begins when the boot checks of the tier before have passed. \
+After a failure, or --abort, warmd undoes the VMs that are not started yet, and their source VMs run again. VMs that run on \
+the target stay there; the same command again moves the rest. The command follows a group to its end; VMs on their own \
+are not followed: see `migration list`.";
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct PlanFile {
@@ -80,16 +88,16 @@ pub(crate) struct PlanFile {
 #[derive(Debug, ClapArgs)]
 #[group(multiple = false)]
 pub(crate) struct CutoverWhen {
-    /// Abort a cutover that has not passed the point of no return, or that waits
+    /// Abort a cutover before the start of the target VM, or drop one that is scheduled
     #[arg(long)]
     pub(crate) abort: bool,
-    /// Begin at this time; a delta is copied just before
+    /// Begin at this time; warmd copies a delta just before
     #[arg(long, value_name = "TIME")]
     pub(crate) at: Option<String>,
-    /// Stay synced, and begin none until another word, also where the plan would
+    /// Put the cutover on hold: none begins until --unhold or a request, also not an automatic one
     #[arg(long)]
     pub(crate) hold: bool,
-    /// Hold no longer: as the plan says
+    /// End the hold: the plan applies again
     #[arg(long)]
     pub(crate) unhold: bool,
 }

@@ -207,9 +207,9 @@ fn moved(last: &Migration) -> &'static str {
         outcomes.any(|outcome| outcome.starts_with(begins))
     };
     if said(STARTED_OUTSIDE) {
-        "has its disks on the target, which leaves the machine to be started by others,"
+        "has its disks on the target, where another tool starts the VM,"
     } else if said(NOT_STARTED) {
-        "is on the target, off as it was on the source,"
+        "is on the target, powered off as it was on the source,"
     } else {
         "runs on the target"
     }

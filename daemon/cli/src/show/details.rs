@@ -1,5 +1,6 @@
 //! `migration show`.
 
+use chrono::Utc;
 use warmd_core::format;
 use warmd_proto::v1::{Audit, Cutover, Migration, Pass, Verification};
 
@@ -8,34 +9,66 @@ use super::{
         failure::CliFailure,
         labels,
         out::{Out, one_line},
+        table::Column,
     },
-    disk_pass, miss_probabilities, phases, result, telemetry,
+    disk_pass,
+    head::head,
+    miss_probabilities, phases, result, telemetry,
 };
 
-/// Everything about one migration.
-pub(crate) fn details(out: &Out, migration: &Migration) -> Result<(), CliFailure> {
+const DISKS: [Column; 5] = [
+    Column::text("DISK").cut(2, 8),
+    Column::figure("SIZE"),
+    Column::figure("PENDING"),
+    Column::figure("CHANGED"),
+    Column::text("ON THE TARGET").cut(1, 20),
+];
+
+const PASS: [Column; 8] = [
+    Column::text("DISK").cut(3, 8),
+    Column::figure("CHANGED"),
+    Column::figure("EXTENTS").leave(1),
+    Column::figure("READ"),
+    Column::figure("WRITTEN"),
+    Column::figure("ZEROED").leave(2),
+    Column::figure("SKIPPED"),
+    Column::text("REMARK").wrap(16),
+];
+
+const PHASES: [Column; 4] = [
+    Column::text("STARTED"),
+    Column::text("PHASE"),
+    Column::figure("TOOK"),
+    Column::text("OUTCOME").wrap(24),
+];
+
+/// One migration; with `stages`, also what each stage of its pass did.
+pub(crate) fn details(out: &Out, migration: &Migration, stages: bool) -> Result<(), CliFailure> {
     if out.is_json() {
         return out.json(migration);
     }
-    out.pairs(&head(migration))?;
-    out.text("\nDISKS")?;
-    disks(out, migration)?;
+    out.pairs(&head(migration, Utc::now()))?;
+    if !migration.disks.is_empty() {
+        out.text("\nDISKS")?;
+        disks(out, migration)?;
+    }
     for disk in &migration.disks {
         if let Some(fault) = &disk.tracking_fault {
             let fault = one_line(fault);
-            out.text(&format!("{}: CHANGE TRACKING CANNOT BE TRUSTED: {fault}", disk.key))?;
+            out.prose(&format!("{}: CHANGE TRACKING CANNOT BE TRUSTED: {fault}", disk.key))?;
         }
     }
     if let Some(run) = &migration.pass {
         out.text("")?;
-        pass(out, run)?;
+        pass(out, run, stages)?;
     }
     if let Some(run) = &migration.cutover {
         out.text("")?;
         cutover(out, run)?;
     }
     if let Some(run) = &migration.verification {
-        out.text(&format!("\nVERIFICATION  {}", verification(run)))?;
+        out.text("")?;
+        out.prose(&format!("VERIFICATION  {}", verification(run)))?;
         if let Some(line) = run.result.as_ref().and_then(miss_probabilities) {
             out.text(&line)?;
         }
@@ -44,70 +77,15 @@ pub(crate) fn details(out: &Out, migration: &Migration) -> Result<(), CliFailure
         out.text("\nLEFT BEHIND")?;
     }
     for left in &migration.left_behind {
-        out.text(&format!("- {}", one_line(left)))?;
+        out.prose(&format!("- {left}"))?;
     }
     if !migration.warnings.is_empty() {
         out.text("\nWARNINGS")?;
     }
     for warning in &migration.warnings {
-        out.text(&format!("- {}", one_line(warning)))?;
+        out.prose(&format!("- {warning}"))?;
     }
     Ok(())
-}
-
-fn head(migration: &Migration) -> Vec<(&'static str, String)> {
-    let mut pairs = vec![
-        ("VM", format!("{} ({} on the source)", migration.vm_name, migration.vm_id)),
-        ("Target name", migration.target_name.clone()),
-        ("Plan", migration.plan.clone()),
-        ("Migration", migration.id.clone()),
-        ("State", labels::state(migration)),
-        ("Since (UTC)", labels::moment(migration.since.as_ref())),
-    ];
-    if let Some(reason) = &migration.reason {
-        pairs.push(("Reason", reason.clone()));
-    }
-    if let Some(waiting) = &migration.waiting {
-        pairs.push(("Waits because", one_line(&waiting.reason)));
-        let (since, tries) = (labels::moment(waiting.since.as_ref()), labels::tries(waiting.tries));
-        pairs.push(("Waits since (UTC)", format!("{since}, {tries}")));
-        pairs.push(("Next try (UTC)", labels::moment(waiting.next_try.as_ref())));
-        pairs.push(("What to do", one_line(&waiting.advice)));
-    }
-    if migration.next_pass.is_some() {
-        pairs.push(("Next pass (UTC)", labels::moment(migration.next_pass.as_ref())));
-    }
-    if let Some(why) = &migration.next_pass_why {
-        pairs.push(("Waits because", why.clone()));
-    }
-    if let Some(awaited) = &migration.scheduled_cutover {
-        pairs.push(("Cutover", super::awaited(awaited)));
-    }
-    let Some(forecast) = &migration.forecast else {
-        pairs.push(("Downtime if cut over now", labels::span(migration.downtime_forecast.as_ref())));
-        return pairs;
-    };
-    let range = |low, expected, high| format!("about {expected} ({low} to {high} in nine of ten)");
-    let span = |length: &Option<prost_types::Duration>| labels::span(length.as_ref());
-    let downtime = [&forecast.downtime_low, &forecast.downtime_expected, &forecast.downtime_high].map(span);
-    let [low, expected, high] = downtime;
-    let begins = labels::moment(forecast.at.as_ref());
-    pairs.push(("Downtime", format!("{}, from {begins} (UTC)", range(low, expected, high))));
-    let [low, expected, high] = [
-        forecast.final_delta_low_bytes,
-        forecast.final_delta_expected_bytes,
-        forecast.final_delta_high_bytes,
-    ]
-    .map(format::bytes);
-    pairs.push(("Final delta", range(low, expected, high)));
-    pairs.push(("Passes", one_line(&forecast.convergence)));
-    for why in &forecast.against {
-        pairs.push(("AGAINST A CUTOVER", one_line(why)));
-    }
-    for remark in &forecast.remarks {
-        pairs.push(("Remark", one_line(remark)));
-    }
-    pairs
 }
 
 fn disks(out: &Out, migration: &Migration) -> Result<(), CliFailure> {
@@ -122,42 +100,45 @@ fn disks(out: &Out, migration: &Migration) -> Result<(), CliFailure> {
             disk.location.clone(),
         ]
     });
-    out.table(["DISK", ">SIZE", ">PENDING", ">CHANGED", "ON THE TARGET"], rows)
+    out.table(&DISKS, rows)
 }
 
-fn pass(out: &Out, pass: &Pass) -> Result<(), CliFailure> {
+fn pass(out: &Out, pass: &Pass, stages: bool) -> Result<(), CliFailure> {
     let kind = labels::pass_kind(pass.kind());
     let took = labels::took(pass.started.as_ref(), pass.ended.as_ref());
     out.text(&format!("PASS {} ({kind})  {}  {took}", pass.number, labels::moment(pass.started.as_ref())))?;
     if let Some(error) = &pass.error {
-        out.text(&format!("ended with: {}", one_line(error)))?;
+        out.prose(&format!("ended with: {error}"))?;
     }
     let rows = pass.disks.iter().map(|disk| {
+        // Of a pass that has just begun, nothing is measured yet.
+        let is_measured = pass.ended.is_some() || disk.telemetry.is_some() || disk.drained_bytes > 0;
+        let done = |bytes| if is_measured { format::bytes(bytes) } else { "-".to_owned() };
         [
             disk.key.clone(),
             format::bytes(disk.changed_bytes),
             disk.extents.to_string(),
-            format::bytes(disk.read_bytes),
-            format::bytes(disk.written_bytes),
-            format::bytes(disk.zeroed_bytes),
-            format::bytes(disk.skipped_bytes),
+            done(disk.read_bytes),
+            done(disk.written_bytes),
+            done(disk.zeroed_bytes),
+            done(disk.skipped_bytes),
             disk.unknown.as_ref().map_or_else(|| "-".to_owned(), |why| format!("compared whole: {why}")),
         ]
     });
-    let heads = ["DISK", ">CHANGED", ">EXTENTS", ">READ", ">WRITTEN", ">ZEROED", ">SKIPPED", "REMARK"];
-    out.table(heads, rows)?;
+    out.table(&PASS, rows)?;
     for disk in &pass.disks {
         if let Some(audit) = &disk.audit {
-            out.text(&format!("audit of {}: {}", disk.key, audited(audit)))?;
+            out.prose(&format!("audit of {}: {}", disk.key, audited(audit)))?;
         }
     }
-    telemetry::telemetry(out, pass)
+    if stages { telemetry::stages(out, pass) } else { telemetry::bottlenecks(out, pass) }
 }
 
 /// What the audit of change tracking found.
 fn audited(audit: &Audit) -> String {
     let checked = format::bytes(audit.checked_bytes);
     let found = match audit.mismatched_bytes {
+        0 if audit.checked_bytes == 0 => "nothing was read".to_owned(),
         0 => format!("{checked} called unchanged are unchanged"),
         wrong => format!("{} of {checked} called unchanged HAVE CHANGED", format::bytes(wrong)),
     };
@@ -177,9 +158,9 @@ fn cutover(out: &Out, cutover: &Cutover) -> Result<(), CliFailure> {
         }
         row
     });
-    out.table(["STARTED", "PHASE", ">TOOK", "OUTCOME"], rows)?;
+    out.table(&PHASES, rows)?;
     if let Some(failure) = &cutover.failure {
-        out.text(&format!("not done: {}", one_line(failure)))?;
+        out.prose(&format!("not done: {failure}"))?;
     }
     if cutover.downtime.is_some() {
         out.text(&format!("downtime {}", labels::span(cutover.downtime.as_ref())))?;
@@ -191,6 +172,9 @@ fn verification(run: &Verification) -> String {
     match (&run.result, &run.error) {
         (Some(found), _) => format!("{}  {}", labels::moment(run.ended.as_ref()), result(found)),
         (None, Some(error)) => format!("came to no result: {}", one_line(error)),
-        (None, None) => format!("runs, {} %", format::percent(run.checked_bytes, run.total_bytes)),
+        (None, None) => match format::percent(run.checked_bytes, run.total_bytes) {
+            Some(percent) => format!("runs, {percent} % of {}", format::bytes(run.total_bytes)),
+            None => "runs, nothing to compare yet".to_owned(),
+        },
     }
 }

@@ -1,11 +1,12 @@
 //! Progress: as a frame of lines for a terminal, as one line for a pipe.
 
 use warmd_core::format;
-use warmd_proto::v1::{Disk, Migration, MigrationState};
+use warmd_proto::v1::{Disk, DiskPass, Migration, MigrationState};
 
 use super::{
     super::{labels, out::one_line},
     disk_pass, is_busy, is_copying, is_verifying,
+    progress::Progress,
 };
 
 /// Migrations in a frame; more would not fit on a screen.
@@ -81,49 +82,44 @@ fn status(migration: &Migration) -> String {
 }
 
 fn disk_line(migration: &Migration, disk: &Disk) -> String {
-    let percent = format::percent(disk.pass_drained_bytes, disk.pass_total_bytes);
-    let full = percent * BAR / 100;
+    let progress = Progress::of(migration, disk);
+    let full = progress.percent().unwrap_or_default() * BAR / 100;
     let bar: String = (0..BAR).map(|cell| if cell < full { '█' } else { '░' }).collect();
-    one_line(&format!("  {:<6} {bar} {}", disk.key, figures(migration, disk, percent)))
+    one_line(&format!("  {:<6} {bar} {}", disk.key, figures(migration, disk, progress)))
 }
 
 fn disk_words(migration: &Migration, disk: &Disk) -> String {
-    let percent = format::percent(disk.pass_drained_bytes, disk.pass_total_bytes);
-    one_line(&format!("{} {}", disk.key, figures(migration, disk, percent)))
+    one_line(&format!("{} {}", disk.key, figures(migration, disk, Progress::of(migration, disk))))
 }
 
 /// Part of this pass's bytes, not of the disk's.
-fn figures(migration: &Migration, disk: &Disk, percent: u64) -> String {
-    let mut figures = format!(
-        "{percent:>3} % of {}, {}",
-        format::bytes(disk.pass_total_bytes),
-        format::rate(disk.rate_bytes_per_second)
-    );
-    if let Some(eta) = labels::seconds(disk.eta.as_ref()).filter(|_| percent < 100) {
-        figures = format!("{figures}, {} left", format::span(eta));
+fn figures(migration: &Migration, disk: &Disk, progress: Progress) -> String {
+    let figures = progress.words();
+    match disk_pass(migration, disk) {
+        Some(DiskPass { unknown: Some(why), .. }) => format!("{figures}, compared whole ({why})"),
+        Some(pass) if pass.changed_bytes > 0 => {
+            format!("{figures}, {} changed", format::bytes(pass.changed_bytes))
+        }
+        _ => figures,
     }
-    if let Some(pass) = disk_pass(migration, disk) {
-        figures = match &pass.unknown {
-            Some(why) => format!("{figures}, compared whole ({why})"),
-            None => format!("{figures}, {} changed", format::bytes(pass.changed_bytes)),
-        };
-    }
-    figures
 }
 
-fn verifying(migration: &Migration) -> Option<String> {
+/// The running verification; before it knows how much it has to compare, without figures.
+pub(super) fn verifying(migration: &Migration) -> Option<String> {
     let run = migration.verification.as_ref().filter(|_| is_verifying(migration))?;
-    let percent = format::percent(run.checked_bytes, run.total_bytes);
     let mode = match run.scope.as_str() {
         "" | "full" => labels::verify_mode(run.mode()),
         scope => format!("{}, {scope}", labels::verify_mode(run.mode())),
     };
-    Some(format!("verifying ({mode}) {percent} % of {}", format::bytes(run.total_bytes)))
+    Some(match format::percent(run.checked_bytes, run.total_bytes) {
+        Some(percent) => format!("verifying ({mode}) {percent} % of {}", format::bytes(run.total_bytes)),
+        None => format!("verifying ({mode}): nothing to compare yet"),
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use warmd_proto::v1::{DiskPass, Pass, PassKind};
+    use warmd_proto::v1::{Pass, PassKind, Verification, VerifyMode};
 
     use super::*;
 
@@ -161,6 +157,19 @@ mod tests {
                 "vm-1 (5eed0001)  synced",
             ]
         );
+    }
+
+    #[test]
+    fn a_verification_of_nothing_has_no_percentage() {
+        let verifying = |total, checked| {
+            let mut run =
+                Verification { total_bytes: total, checked_bytes: checked, ..Verification::default() };
+            run.set_mode(VerifyMode::Compare);
+            line(&Migration { verification: Some(run), ..migration(1, MigrationState::Synced) })
+        };
+        let begins = "vm-1 (5eed0001)  synced: verifying (compare)";
+        assert_eq!(verifying(0, 0), format!("{begins}: nothing to compare yet"));
+        assert_eq!(verifying(4096, 1024), format!("{begins} 25 % of 4.00 KiB"));
     }
 
     #[test]

@@ -4,31 +4,33 @@ use warmd_core::format;
 use warmd_proto::v1::{Migration, MigrationState, MigrationsListResponse, ScheduledCutoverMode};
 
 use super::{
-    super::{failure::CliFailure, labels, out::Out},
+    super::{failure::CliFailure, labels, out::Out, table::Column},
     is_copying,
+    progress::Progress,
 };
+
+const COLUMNS: [Column; 10] = [
+    Column::text("ID"),
+    Column::text("VM").cut(3, 16),
+    Column::text("PLAN").leave(1),
+    Column::text("STATE").cut(6, 16),
+    Column::figure("SIZE").leave(2),
+    Column::figure("PENDING"),
+    Column::figure("PASS"),
+    Column::figure("FORECAST"),
+    Column::text("NEXT PASS (UTC)").leave(4),
+    Column::text("CUTOVER (UTC)").leave(5),
+];
 
 /// `migration list`.
 pub(crate) fn list(out: &Out, answer: &MigrationsListResponse) -> Result<(), CliFailure> {
     if out.is_json() {
         return out.json(answer);
     }
-    let heads = [
-        "ID",
-        "VM",
-        "PLAN",
-        "STATE",
-        ">SIZE",
-        ">PENDING",
-        ">PASS",
-        ">FORECAST",
-        "NEXT PASS (UTC)",
-        "CUTOVER (UTC)",
-    ];
-    out.table(heads, answer.migrations.iter().map(row))?;
+    out.table(&COLUMNS, answer.migrations.iter().map(row))?;
     for migration in &answer.migrations {
         if let Some(waiting) = super::waiting(migration) {
-            out.text(&format!("{}: {waiting}", labels::who(migration)))?;
+            out.prose(&format!("{}: {waiting}", labels::who(migration)))?;
         }
     }
     Ok(())
@@ -79,9 +81,10 @@ pub(crate) fn pass(migration: &Migration) -> String {
     if !is_copying(migration) {
         return pass.number.to_string();
     }
-    let total = migration.disks.iter().map(|disk| disk.pass_total_bytes).sum();
-    let drained = migration.disks.iter().map(|disk| disk.pass_drained_bytes).sum();
-    format!("{} ({} %)", pass.number, format::percent(drained, total))
+    match Progress::of_all(migration).percent() {
+        Some(percent) => format!("{} ({percent} %)", pass.number),
+        None => format!("{} (runs)", pass.number),
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! Views of a migration.
 
+mod advice;
 mod details;
 mod frame;
+mod head;
+mod lag;
 mod list;
 mod phases;
+mod progress;
 mod telemetry;
 
 pub(super) use self::{
@@ -11,6 +15,7 @@ pub(super) use self::{
     frame::{frame, line, progress},
     list::{list, pass},
     phases::Phases,
+    telemetry::bottleneck,
 };
 
 use warmd_core::format;
@@ -19,6 +24,7 @@ use warmd_proto::v1::{
     VerifyResult,
 };
 
+use self::progress::Progress;
 use super::{labels, out::one_line};
 
 /// Whether warmd works on it.
@@ -45,6 +51,20 @@ pub(super) fn is_copying(migration: &Migration) -> bool {
     migration.pass.as_ref().is_some_and(|pass| pass.ended.is_none())
 }
 
+/// Whether a cutover may still come.
+pub(super) fn may_cut_over(migration: &Migration) -> bool {
+    use MigrationState as S;
+    matches!(
+        migration.state(),
+        S::Defined | S::Preparing | S::Seeding | S::Synced | S::Syncing | S::Paused | S::Failed
+    )
+}
+
+/// Bytes per second of the running pass; `None` without one, and before anything was measured.
+pub(super) fn rate(migration: &Migration) -> Option<f64> {
+    Progress::of_all(migration).rate().filter(|_| is_copying(migration))
+}
+
 /// What the pass reported of this disk.
 fn disk_pass<'a>(migration: &'a Migration, disk: &Disk) -> Option<&'a DiskPass> {
     migration.pass.as_ref()?.disks.iter().find(|pass| pass.key == disk.key)
@@ -59,6 +79,9 @@ pub(super) fn result(result: &VerifyResult) -> String {
     };
     let checked: u64 = result.disks.iter().map(|disk| disk.checked_bytes).sum();
     let wrong: u64 = result.disks.iter().map(|disk| disk.mismatched_bytes).sum();
+    if result.passed && checked == 0 {
+        return format!("passed ({mode}, there was nothing to compare)");
+    }
     let checked = format::bytes(checked);
     if result.passed {
         format!("passed ({mode}, {checked} compared)")
@@ -91,8 +114,15 @@ pub(super) fn waiting(migration: &Migration) -> Option<String> {
 
 /// The probability that a sample misses bad blocks: a line, if it was a sample.
 pub(super) fn miss_probabilities(result: &VerifyResult) -> Option<String> {
-    let of = |miss: &MissProbability| format!("{} by {}", miss.blocks, format::probability(miss.probability));
+    let of = |miss: &MissProbability| {
+        let probability = format::probability(miss.probability);
+        format!(
+            "{probability} if {} {} bad",
+            labels::count(miss.blocks as usize, "block"),
+            if miss.blocks == 1 { "is" } else { "are" }
+        )
+    };
     let all: Vec<_> = result.miss_probabilities.iter().map(of).collect();
     (!all.is_empty())
-        .then(|| format!("so many bad blocks are missed with a chance of at most: {}", all.join(", ")))
+        .then(|| format!("chance, at most, that the sample misses all bad blocks: {}", all.join(", ")))
 }

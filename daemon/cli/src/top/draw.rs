@@ -12,7 +12,7 @@ use warmd_core::format;
 use warmd_proto::v1::{Forecast, Migration, MigrationState};
 
 use super::{
-    super::{labels, out::one_line, show},
+    super::{labels, out::one_line, show, width::cut},
     model::{Board, alarms},
 };
 
@@ -47,7 +47,7 @@ pub(super) fn screen(frame: &mut Frame<'_>, board: &mut Board, now: DateTime<Utc
 fn summary(board: &Board, now: DateTime<Utc>) -> String {
     let rows = board.rows();
     let count = |test: &dyn Fn(&Migration) -> bool| rows.iter().filter(|row| test(row)).count();
-    let rate: f64 = rows.iter().map(|row| rate_of(row)).sum();
+    let rate: f64 = rows.iter().filter_map(|row| show::rate(row)).sum();
     let mut parts = vec![
         labels::count(rows.len(), "migration"),
         format!("{} copying", count(&show::is_copying)),
@@ -74,18 +74,22 @@ fn table(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
         Constraint::Length(8),
         Constraint::Length(7),
     ];
+    let rooms = Layout::horizontal(widths).spacing(1).split(area);
+    let room = |column: usize| rooms.get(column).map_or(0, |room| usize::from(room.width));
     let lines = rows.iter().map(|migration| {
         let cells = [
             migration.vm_name.clone(),
             migration.plan.clone(),
             labels::state(migration),
             show::pass(migration),
-            if show::is_copying(migration) { format::rate(rate_of(migration)) } else { "-".to_owned() },
+            show::rate(migration).map_or_else(|| "-".to_owned(), format::rate),
             board.lag(migration, now).map_or_else(|| "-".to_owned(), format::span),
             downtime(migration),
             window(migration, now),
         ];
-        Row::new(cells.map(|cell| Cell::from(one_line(&cell)))).style(colour(migration))
+        let cells = cells.into_iter().enumerate();
+        Row::new(cells.map(|(column, cell)| Cell::from(cut(&one_line(&cell), room(column)))))
+            .style(colour(migration))
     });
     let heads = Row::new(["VM", "PLAN", "STATE", "PASS", "RATE", "LAG", "DOWNTIME", "WINDOW"])
         .style(Style::new().add_modifier(Modifier::UNDERLINED));
@@ -122,7 +126,7 @@ fn details(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>)
     if let Some(awaited) = &migration.scheduled_cutover {
         add("cutover", show::awaited(awaited));
     }
-    if let Some(forecast) = migration.forecast.as_ref().filter(|_| is_before(migration)) {
+    if let Some(forecast) = migration.forecast.as_ref().filter(|_| show::may_cut_over(migration)) {
         add("forecast", foretold(forecast, now));
     }
     for warning in &migration.warnings {
@@ -146,22 +150,16 @@ fn details(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>)
     frame.render_widget(Paragraph::new(text).block(block).wrap(Wrap { trim: false }), area);
 }
 
-/// Whether a cutover may still come.
-fn is_before(migration: &Migration) -> bool {
-    use MigrationState as S;
-    matches!(migration.state(), S::Defined | S::Seeding | S::Synced | S::Syncing | S::Paused | S::Failed)
-}
-
 /// Its downtime; a mark says that the plan's limit, or the window, would be exceeded.
 fn downtime(migration: &Migration) -> String {
     let expected = labels::span(migration.downtime_forecast.as_ref());
     let is_against = migration.forecast.as_ref().is_some_and(|forecast| !forecast.against.is_empty());
-    if is_against && is_before(migration) { format!("{expected}!") } else { expected }
+    if is_against && show::may_cut_over(migration) { format!("{expected}!") } else { expected }
 }
 
 /// Whether a cutover may begin now, or the time until then.
 fn window(migration: &Migration, now: DateTime<Utc>) -> String {
-    let forecast = migration.forecast.as_ref().filter(|_| is_before(migration));
+    let forecast = migration.forecast.as_ref().filter(|_| show::may_cut_over(migration));
     match forecast.and_then(|forecast| labels::at(forecast.at.as_ref())) {
         None => "-".to_owned(),
         Some(opens) if opens <= now => "open".to_owned(),
@@ -186,18 +184,9 @@ fn foretold(forecast: &Forecast, now: DateTime<Utc>) -> String {
 }
 
 fn bottleneck(pass: &warmd_proto::v1::Pass) -> Option<String> {
-    let of = |disk: &warmd_proto::v1::DiskPass| {
-        Some(format!("{} {}", disk.key, disk.telemetry.as_ref()?.bottleneck_text.as_ref()?))
-    };
+    let of = |disk: &warmd_proto::v1::DiskPass| Some(format!("{} {}", disk.key, show::bottleneck(disk)?));
     let all: Vec<_> = pass.disks.iter().filter_map(of).collect();
     (!all.is_empty()).then(|| all.join("; "))
-}
-
-fn rate_of(migration: &Migration) -> f64 {
-    if !show::is_copying(migration) {
-        return 0.0;
-    }
-    migration.disks.iter().map(|disk| disk.rate_bytes_per_second).sum()
 }
 
 fn colour(migration: &Migration) -> Style {

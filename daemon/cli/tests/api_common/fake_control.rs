@@ -55,6 +55,9 @@ struct Inner {
     journal: Vec<EventView>,
     /// Whether a cutover of VMs together was asked for.
     group_asked: bool,
+    /// Instead of the usual ones.
+    sources: Option<Vec<EndpointInfo>>,
+    inventory: Option<Inventory>,
 }
 
 impl FakeControl {
@@ -69,6 +72,15 @@ impl FakeControl {
     /// What happens, step by step, after `request` is accepted.
     pub fn script(self, request: Request, steps: impl IntoIterator<Item = MigrationView>) -> Self {
         self.lock().scripts.insert(request, steps.into_iter().collect());
+        self
+    }
+
+    /// Has these sources, of which the last one is down, and these VMs.
+    pub fn with_sources(self, sources: Vec<EndpointInfo>, inventory: Inventory) -> Self {
+        {
+            let mut inner = self.lock();
+            (inner.sources, inner.inventory) = (Some(sources), Some(inventory));
+        }
         self
     }
 
@@ -128,6 +140,9 @@ fn endpoint(name: &str, kind: &str, address: &str) -> EndpointInfo {
 #[async_trait]
 impl Control for FakeControl {
     async fn sources(&self) -> Vec<EndpointInfo> {
+        if let Some(sources) = self.lock().sources.clone() {
+            return sources;
+        }
         vec![
             endpoint("old", "libvirt", "qemu:///system"),
             endpoint("far", "libvirt", "qemu+ssh://far/system"),
@@ -147,6 +162,9 @@ impl Control for FakeControl {
 
     async fn source_vms(&self, name: &str, refresh: bool) -> Result<Inventory, ControlError> {
         self.check_source(name).await?;
+        if let Some(inventory) = self.lock().inventory.clone() {
+            return Ok(inventory);
+        }
         let stale = (!refresh).then(|| "it did not answer".to_owned());
         Ok(Inventory { vms: cases::vms(), seen: cases::at(0), stale })
     }

@@ -70,7 +70,8 @@ impl Served {
 /// `warmctl` for the socket at `socket`.
 pub fn warmctl(socket: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_warmctl"));
-    command.env("WARMD_SOCKET", socket).kill_on_drop(true);
+    // The width of the terminal that the tests run in.
+    command.env("WARMD_SOCKET", socket).env_remove("COLUMNS").kill_on_drop(true);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -79,9 +79,9 @@ fn all_is_seen_in_80_by_24() {
         [
             "warmd  11:07:41 UTC  3 migrations  1 TO LOOK AT  1 copying  1 synced  100 MiB/s",
             "VM         PLAN   STATE             PASS     RATE       LAG     DOWNTIME WINDOW",
-            "db [2J     nightl failed, resumable -        -          -       12 s     -",
-            "web-2      nightl syncing           3 (25 %) 100 MiB/s  -       12 s     -",
-            "web-1      nightl synced            7        -          1m 1s   12 s     -",
+            "db [2J     nig…ly failed, resumable -        -          -       12 s     -",
+            "web-2      nig…ly syncing           3 (25 %) 100 MiB/s  -       12 s     -",
+            "web-1      nig…ly synced            7        -          1m 1s   12 s     -",
         ],
         "{lines:#?}"
     );
