@@ -126,7 +126,8 @@ impl Libvirtd {
         self.tell("start")?;
         wait_until("libvirtd's answer", START, || {
             Ok((self.try_virsh(["version"])?.code == Some(0)).then_some(()))
-        })
+        })?;
+        self.tell("ready")
     }
 
     fn command(&self, args: &[&str]) -> Command {

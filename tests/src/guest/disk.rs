@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 const SECTOR: u64 = 512;
 
 /// The kernel's command line where the host passes the kernel; the boot loader has its own copy.
-pub(super) const CMDLINE: &str = "console=ttyS0 loglevel=1 panic=5 random.trust_cpu=on";
+pub(super) const CMDLINE: &str = "console=ttyS0 loglevel=1 panic=5 random.trust_cpu=on nokaslr";
 
 /// The files that guests boot from: built by `tests/guest/build`.
 pub(super) fn kit() -> Result<PathBuf> {
