@@ -14,7 +14,6 @@ pub mod ledger;
 pub mod limit;
 pub mod manifest;
 pub mod mark;
-pub mod mutant;
 mod planning;
 pub mod stop;
 pub mod store;

@@ -7,7 +7,6 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use warmd_cbt::mutant::mutant;
 use warmd_core::{
     clock,
     control::{Applied, ControlError, PlanChangeKind},
@@ -110,8 +109,7 @@ impl Manager {
                 Created::Exists(row) => (row, false),
             };
             let id = row.id;
-            let is_left = !is_new && mutant("migration-orphaned");
-            if self.handle(id).is_none() && !is_left {
+            if self.handle(id).is_none() {
                 self.spawn_driver(row, Arc::clone(&plan)).await?;
             }
             applied.started.push(id);
