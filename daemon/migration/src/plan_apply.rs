@@ -103,11 +103,8 @@ impl Manager {
         self.set_plan_limits(&plan).await?;
         self.take_up_readable(&plan).await;
         for (vm, made) in vms.into_iter().zip(made) {
-            let (row, is_new) = match made {
-                Created::New(row) => (row, true),
-                // A migration whose creation failed, but was saved, has no driver yet.
-                Created::Exists(row) => (row, false),
-            };
+            // A migration whose creation failed, but was saved, exists and has no driver yet.
+            let (Created::New(row) | Created::Exists(row)) = made;
             let id = row.id;
             if self.handle(id).is_none() {
                 self.spawn_driver(row, Arc::clone(&plan)).await?;
