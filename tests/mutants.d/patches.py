@@ -4,7 +4,7 @@ Rule: the tree is only read. A patch applies where the lines that it shows are e
 numbers do not matter. All patches are applied to the text of the tree, so that none depends on another: two
 may show the same lines, but not change the same line.
 
-usage: patches.py apply COPY | renew EDIT [NAME...] | save EDIT NAME
+usage: patches.py check | apply COPY | renew EDIT [NAME...] | save EDIT NAME
 """
 
 import difflib
@@ -136,7 +136,8 @@ def make_copy(copy, texts):
             path.unlink()
 
 
-def apply(copy):
+def edited_files():
+    """The files with all patches; `None` if one does not apply."""
     edited, bad = {}, False
     for name in all_names():
         try:
@@ -151,7 +152,12 @@ def apply(copy):
         except Misfit as misfit:
             print(f"tests/mutants.d/{name}.patch does not apply: {misfit}; tests/mutants --renew {name}", file=sys.stderr)
             bad = True
-    if bad:
+    return None if bad else edited
+
+
+def apply(copy):
+    edited = edited_files()
+    if edited is None:
         return 1
     texts = {path: file.text() for path, file in edited.items()}
     lib = "cbt/src/lib.rs"
@@ -229,6 +235,8 @@ def save(edit, name):
 
 
 def main():
+    if sys.argv[1:] == ["check"]:
+        return 1 if edited_files() is None else 0
     what, copy, *names = sys.argv[1:]
     copy = Path(copy)
     if what == "apply":
