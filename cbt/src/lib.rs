@@ -18,8 +18,6 @@ mod planning;
 pub mod stop;
 pub mod store;
 pub mod telemetry;
-#[cfg(feature = "testing")]
-pub mod testing;
 pub mod transfer;
 pub mod units;
 pub mod verify;
