@@ -41,7 +41,6 @@ use crate::{
     chunk::ChunkBits,
     extents::{ExtentSet, block_pieces},
     mark::{ChangeMark, Changed},
-    mutant::mutant,
     store::{ChunkRow, DiskId, LedgerCommit, LedgerStore, StoreError, StoreErrorKind, StoredLedger},
     units::{Extent, Length, MAX_DISK, Offset},
 };
@@ -141,15 +140,8 @@ impl Ledger {
                 let cause = format!("they are of {} bytes, the ledger is of {}", blocks.size(), self.size());
                 return Err(self.inner.error(StoreErrorKind::Corrupt, "changes of another disk", cause));
             }
-            Changed::Unknown(_) if self.anchor().is_some() && mutant("unknown-is-nothing") => {
-                ExtentSet::new(self.size())
-            }
             Changed::Unknown(_) => ExtentSet::full(self.size()),
         };
-        if mutant("extent-dropped") {
-            let last = fresh.extents_from(Offset(0)).last();
-            fresh.subtract(&ExtentSet::of(self.size(), last));
-        }
         self.change(|sets| {
             fresh.subtract(&sets.pending);
             let rows = fresh.chunks().map(|(chunk, fresh)| {
@@ -167,9 +159,6 @@ impl Ledger {
 
     /// Removes the trust in these blocks, durably. Must be waited for before the first write to any of them.
     pub async fn claim(&self, extents: &[Extent]) -> Result<(), StoreError> {
-        if mutant("trust-not-claimed") {
-            return Ok(());
-        }
         self.edit(extents, &[], |row, blocks| row.trusted.set(blocks, false)).await
     }
 
@@ -202,12 +191,7 @@ impl Ledger {
     /// Takes a batch out of `pending`, with its hashes and figures, in one transaction. Only blocks that are
     /// durable on the target, because they were flushed or needed no write, may be in the batch.
     pub async fn drain(&self, batch: Batch, pass: Option<i64>) -> Result<(), StoreError> {
-        let (extents, mut hashes, figures) = batch.into_parts();
-        if mutant("hash-of-wrong-block") {
-            for (block, _) in &mut hashes {
-                block.0 = block.0.saturating_sub(1);
-            }
-        }
+        let (extents, hashes, figures) = batch.into_parts();
         self.change(|sets| {
             let covered = extents.iter().map(|extent| extent.covered_blocks(self.size()));
             let chunks = sets.edited(covered, |row, blocks| {

@@ -14,13 +14,10 @@ pub mod ledger;
 pub mod limit;
 pub mod manifest;
 pub mod mark;
-pub mod mutant;
 mod planning;
 pub mod stop;
 pub mod store;
 pub mod telemetry;
-#[cfg(feature = "testing")]
-pub mod testing;
 pub mod transfer;
 pub mod units;
 pub mod verify;

@@ -16,11 +16,11 @@ use warmd_cbt::{
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::DiskId,
-    testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore},
     transfer::{PassJob, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Extent, Length, Offset},
     verify::{AuditJob, AuditOutcome, VerifyError, VerifyJob, VerifyPart, audit, compare, readback},
 };
+use warmd_cbt_testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore};
 
 const DISK: DiskId = DiskId(1);
 const BLOCKS: u64 = 64;

@@ -14,10 +14,10 @@ use warmd_cbt::{
     stop::StopSignal,
     store::{DiskId, LedgerCommit, LedgerStore, StoreError, StoredLedger},
     telemetry::{PassMeter, Stage, Telemetry, Wait},
-    testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore, SlowDisk},
     transfer::{PassJob, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Length},
 };
+use warmd_cbt_testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore, SlowDisk};
 
 const DISK: DiskId = DiskId(1);
 const BLOCKS: u64 = 64;

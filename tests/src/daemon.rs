@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::crash;
 use crate::dir::TestDir;
 use crate::tool;
 use crate::wait::wait_until;
@@ -147,11 +148,12 @@ impl Daemon {
         }
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(program("warmd")?);
-        command.arg("serve").arg("--config").arg(&self.config).env_remove("WARMD_CRASH_AT");
         command.envs(self.env.iter().cloned());
-        if let Some(point) = crash_at {
-            command.env("WARMD_CRASH_AT", point);
-        }
+        let config = match crash_at {
+            Some(point) => crash::arm(&mut command, &self.config, point)?,
+            None => self.config.clone(),
+        };
+        command.arg("serve").arg("--config").arg(config);
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
         self.child = Some(child.with_context(|| format!("cannot run {command:?}"))?);
         Ok(())
@@ -177,7 +179,7 @@ impl Drop for Daemon {
 }
 
 /// One of our programs, as it is in the sources now: from `WARMD_BIN_DIR` if the caller of the tests has
-/// built them there (the whole workspace at once, which also turns the crash points on), else built here.
+/// built them there, else built here.
 pub fn program(name: &str) -> Result<PathBuf> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let dir = match BUILT.get() {

@@ -15,7 +15,6 @@ use warmd_core::{
 use warmd_migration::manager::{Endpoints, OpenEndpoint};
 
 /// One source `s` and one target `t`.
-#[cfg_attr(not(debug_assertions), expect(dead_code, reason = "its rig is of debug builds alone"))]
 pub(crate) fn endpoints(source: Arc<dyn Source>, target: Arc<dyn Target>) -> Endpoints {
     let endpoint = |name: &str| EndpointInfo {
         name: name.to_owned(),

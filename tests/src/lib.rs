@@ -5,12 +5,10 @@
 
 pub mod console;
 pub mod contract;
+mod crash;
 pub mod daemon;
 pub mod dir;
 mod endpoints;
-// Crash points, the virtual clock and the store in memory exist only in debug builds; so does the code that
-// needs them.
-#[cfg(debug_assertions)]
 pub mod faults;
 pub mod guest;
 pub mod image;
@@ -22,7 +20,6 @@ pub mod rig;
 pub mod scrape;
 pub mod scratch;
 pub mod simulated;
-#[cfg(debug_assertions)]
 pub mod simulation;
 pub mod tool;
 pub mod vsphere;

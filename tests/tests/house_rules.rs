@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// Which of our packages each package of the product may depend on. Cargo enforces the layers; this table
@@ -83,11 +84,13 @@ fn files(folder: &Path) -> Vec<(PathBuf, String)> {
     found
 }
 
+fn manifest(package: &str) -> toml::Table {
+    toml::from_str(&fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap()).unwrap()
+}
+
 /// The dependencies in a package's manifest.
 fn dependencies(package: &str) -> BTreeSet<String> {
-    let manifest = fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
-    let table: toml::Table = toml::from_str(&manifest).unwrap();
-    table["dependencies"].as_table().unwrap().keys().cloned().collect()
+    manifest(package)["dependencies"].as_table().unwrap().keys().cloned().collect()
 }
 
 #[test]
@@ -114,7 +117,7 @@ fn every_package_of_the_product_is_in_the_table() {
     let members = table["workspace"]["members"].as_array().unwrap();
     let known: BTreeSet<_> = KNOWS.iter().map(|(package, _)| *package).collect();
     for member in members.iter().map(|member| member.as_str().unwrap()) {
-        let is_product = !["tests", "benches"].contains(&member);
+        let is_product = !["tests", "benches", "cbt/testing"].contains(&member);
         assert!(!is_product || known.contains(member), "{member} is not in KNOWS");
     }
 }
@@ -147,6 +150,88 @@ fn the_time_of_day_is_asked_of_the_clock_alone() {
         let may = may.iter().any(|place| path.starts_with(root().join(place)));
         assert!(may || !code.contains("Utc::now"), "{}: ask `clock::now` instead", path.display());
     }
+}
+
+/// Code and features that only tests use would make the tested daemon another one than the one that ships.
+#[test]
+fn product_has_no_code_for_tests() {
+    // Seams that a test hands something to; the daemon itself leaves them as they are.
+    let seams = [
+        ("clock::set(", "daemon/core/src/clock.rs"),
+        ("clock::turn(", "daemon/core/src/clock.rs"),
+        ("Store::in_memory(", "daemon/store/src/in_memory.rs"),
+        ("open_intercepted(", "daemon/store/src/lib.rs"),
+    ];
+    for (path, text) in product().iter().flat_map(|src| files(src)) {
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let shown = path.display();
+        for (nth, line) in code.lines().enumerate().map(|(nth, line)| (nth + 1, line.trim_start())) {
+            let is_switch = line.contains("cfg") && line.contains("feature =");
+            assert!(!is_switch, "{shown}:{nth}: a feature switches code of the product");
+            assert!(!line.contains("debug_assertions"), "{shown}:{nth}: a debug build has other code");
+            assert!(!line.contains("mutant("), "{shown}:{nth}: bugs are patches in tests/mutants.d");
+            for (call, home) in seams {
+                let is_used = line.contains(call) && !line.starts_with("//") && path != root().join(home);
+                assert!(!is_used, "{shown}:{nth}: `{call}…)` is for simulations");
+            }
+        }
+    }
+    for (package, _) in KNOWS.iter().filter(|(package, _)| *package != "tests/fuzz") {
+        assert!(manifest(package).get("features").is_none(), "{package}/Cargo.toml has features");
+    }
+    for package in KNOWS.iter().map(|(package, _)| *package).chain(["tests", "benches", "cbt/testing"]) {
+        for kind in ["dependencies", "dev-dependencies"] {
+            let table = manifest(package).get(kind).and_then(|table| table.as_table().cloned());
+            for (name, entry) in table.unwrap_or_default() {
+                let has = name.starts_with("warmd-") && entry.get("features").is_some();
+                assert!(!has, "{package}/Cargo.toml: features of {name}");
+            }
+        }
+    }
+}
+
+/// Features that packages of others have only beside the tests. They add functions that the daemon does not
+/// call; none changes what it does.
+const BESIDE_TESTS: [(&str, &[&str]); 8] = [
+    ("getrandom", &["std", "sys_rng"]),
+    ("libc", &["extra_traits"]),
+    ("num-traits", &["std"]),
+    ("regex-automata", &["meta", "nfa-pikevm"]),
+    ("regex-syntax", &["default", "unicode"]),
+    ("serde", &["alloc"]),
+    ("tokio-stream", &["default", "time"]),
+    ("zeroize", &["alloc", "default"]),
+];
+
+/// Cargo builds a package once for all that need it, with the features of them all: those of the tests too.
+#[test]
+fn tested_daemon_has_the_features_of_the_shipped_one() {
+    let shipped = features(&["-p", "warmd-daemon", "-p", "warmd-cli", "-e", "normal"]);
+    let tested = features(&["--workspace", "-e", "normal,dev"]);
+    assert!(shipped.len() > 100, "{shipped:?}");
+    for (package, has) in shipped {
+        let name = package.split(' ').next().unwrap_or_default();
+        let may = BESIDE_TESTS.iter().find(|(other, _)| *other == name).map_or(&[][..], |(_, may)| may);
+        let more: Vec<_> = tested[&package].difference(&has).collect();
+        let odd = more.iter().any(|feature| !may.iter().any(|may| feature.starts_with(may)));
+        assert!(!odd, "{package}: the tested daemon has {more:?} of it, the shipped one does not");
+    }
+}
+
+/// The features of each package that cargo builds for these arguments.
+fn features(args: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["tree", "--locked", "--offline", "--prefix", "none", "-f", "{p}|{f}"]).args(args);
+    let told = command.current_dir(root()).output().unwrap();
+    assert!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr));
+    let mut found = BTreeMap::<_, BTreeSet<_>>::new();
+    for line in String::from_utf8_lossy(&told.stdout).lines() {
+        let (package, features) = line.split_once('|').unwrap();
+        let features = features.trim_end_matches(" (*)").split(',').filter(|feature| !feature.is_empty());
+        found.entry(package.to_owned()).or_default().extend(features.map(str::to_owned));
+    }
+    found
 }
 
 #[test]

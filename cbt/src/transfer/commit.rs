@@ -18,7 +18,6 @@ use crate::{
     batch::Batch,
     disk::{ErrorKind, Operation},
     ledger::Ledger,
-    mutant::mutant,
     stop::StopSignal,
     store::PassFigures,
     telemetry::Stage,
@@ -144,21 +143,9 @@ impl Committer {
         let (ledger, sides, pass) = (Arc::clone(&self.ledger), Arc::clone(&self.sides), self.pass);
         self.committing = Some(Box::pin(async move {
             let figures = PassFigures { batches: 1, ..batch.figures() };
-            if mutant("commit-before-flush") {
-                ledger.drain(batch, pass).await?;
-                sides.target.flush().await.map_err(PassError::Target)?;
-                return Ok((figures, moved));
-            }
             if figures.written + figures.zeroed > 0 {
                 let flush = sides.progress.meter.stage(Stage::Flush).begin();
-                let mut flushed = sides.target.flush().await;
-                if flushed.is_err() && mutant("flush-retried") {
-                    flushed = sides.target.flush().await;
-                }
-                let flushed = flushed.map_err(PassError::Target);
-                if !mutant("flush-error-ignored") {
-                    flushed?;
-                }
+                sides.target.flush().await.map_err(PassError::Target)?;
                 flush.done(figures.written + figures.zeroed);
             }
             let commit = sides.progress.meter.stage(Stage::Commit).begin();

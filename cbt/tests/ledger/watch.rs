@@ -2,11 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use warmd_cbt::{
-    store::DiskId,
-    testing::{MemoryDisk, MemoryStore},
-    units::blocks_in,
-};
+use warmd_cbt::{store::DiskId, units::blocks_in};
+use warmd_cbt_testing::{MemoryDisk, MemoryStore};
 
 pub(crate) const DISK: DiskId = DiskId(7);
 

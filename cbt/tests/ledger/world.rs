@@ -17,11 +17,11 @@ use warmd_cbt::{
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::LedgerStore,
-    testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore, Random},
     transfer::{PassJob, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Extent, Length, Offset, blocks_in},
     verify::{VerifyJob, VerifyPart, compare, manifest_root, readback},
 };
+use warmd_cbt_testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore, Random};
 
 use crate::watch::{DISK, Violations, watch};
 

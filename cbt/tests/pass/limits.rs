@@ -12,11 +12,11 @@ use warmd_cbt::{
     limit::{DiskShares, Limit, Limiter, RateLimiter},
     mark::Changed,
     stop::StopSignal,
-    testing::{Faults, MemoryDisk, SlowDisk},
     transfer::{LatencyBaseline, PassJob, run_pass},
     units::BLOCK,
     verify::{VerifyJob, compare, readback},
 };
+use warmd_cbt_testing::{Faults, MemoryDisk, SlowDisk};
 
 use super::{BLOCKS, Bench, SIZE};
 

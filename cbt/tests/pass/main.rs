@@ -15,11 +15,11 @@ use warmd_cbt::{
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::{ChunkRow, DiskId, LedgerStore, StoreErrorKind},
-    testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore, SlowDisk},
     transfer::{DiskPassResult, PassError, PassJob, PassProgress, TransferSettings, run_pass},
     units::{BLOCK, Extent, Length, Offset},
     verify::{VerifyError, VerifyJob, VerifyPart, compare, readback},
 };
+use warmd_cbt_testing::{DiskEvent, DiskFault, Faults, MemoryDisk, MemoryStore, SlowDisk};
 
 const DISK: DiskId = DiskId(1);
 const BLOCKS: u64 = 64;

@@ -2,12 +2,17 @@
 //!
 //! Rule: the daemon reads the time of day only here, so that a simulation can give a thread its own clock:
 //! the time of day then follows tokio's clock, which stands still during work and jumps to the next timer.
+//! The daemon itself sets no clock.
 
-use std::time::Duration;
+use std::{
+    cell::Cell,
+    sync::LazyLock,
+    time::{Duration, Instant},
+};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
-pub use self::kind::*;
+static BEGUN: LazyLock<(DateTime<Utc>, Instant)> = LazyLock::new(|| (Utc::now(), Instant::now()));
 
 /// How long ago `moment`, a recorded time of day, was. Of two answers the smaller possible one counts: by the
 /// wall clock, and by the time since the daemon's start. So a clock that is set by days, forward or back,
@@ -22,65 +27,45 @@ fn age_at(moment: DateTime<Utc>, clocks: [DateTime<Utc>; 2]) -> Duration {
     ages.into_iter().flatten().min().unwrap_or_default()
 }
 
-#[cfg(not(all(feature = "simulation", debug_assertions)))]
-mod kind {
-    use std::{sync::LazyLock, time::Instant};
+thread_local! {
+    /// The simulated time of day of this thread, and when it was set; of the product's threads none has one.
+    static SET: Cell<Option<(DateTime<Utc>, tokio::time::Instant)>> = const { Cell::new(None) };
+    /// By how much the simulated wall clock was set since then.
+    static OFF: Cell<TimeDelta> = const { Cell::new(TimeDelta::zero()) };
+}
 
-    use chrono::{DateTime, TimeDelta, Utc};
+/// The time of day.
+pub fn now() -> DateTime<Utc> {
+    // The first call is early in the daemon's life.
+    LazyLock::force(&BEGUN);
+    simulated().map_or_else(Utc::now, |steady| steady + OFF.get())
+}
 
-    static BEGUN: LazyLock<(DateTime<Utc>, Instant)> = LazyLock::new(|| (Utc::now(), Instant::now()));
-
-    /// The time of day.
-    pub fn now() -> DateTime<Utc> {
-        // The first call is early in the daemon's life.
-        LazyLock::force(&BEGUN);
-        Utc::now()
-    }
-
-    /// The time of day if the wall clock had not been set since the daemon's start.
-    pub fn steady() -> DateTime<Utc> {
+/// The time of day if the wall clock had not been set since the daemon's start.
+pub fn steady() -> DateTime<Utc> {
+    simulated().unwrap_or_else(|| {
         let (then, at) = *BEGUN;
         TimeDelta::from_std(at.elapsed())
             .ok()
             .and_then(|passed| then.checked_add_signed(passed))
             .unwrap_or(then)
-    }
+    })
 }
 
-#[cfg(all(feature = "simulation", debug_assertions))]
-mod kind {
-    use std::cell::Cell;
+fn simulated() -> Option<DateTime<Utc>> {
+    SET.get().map(|(then, at)| then + TimeDelta::from_std(at.elapsed()).unwrap_or_default())
+}
 
-    use chrono::{DateTime, TimeDelta, Utc};
-    use tokio::time::Instant;
+/// For a simulation: sets the time of this thread, which runs one runtime, to `then`; from there on it follows
+/// tokio's clock. `None` restores the system's time.
+pub fn set(then: Option<DateTime<Utc>>) {
+    OFF.set(TimeDelta::zero());
+    SET.set(then.map(|then| (then, tokio::time::Instant::now())));
+}
 
-    thread_local! {
-        static SET: Cell<Option<(DateTime<Utc>, Instant)>> = const { Cell::new(None) };
-        /// By how much the wall clock was set since then.
-        static OFF: Cell<TimeDelta> = const { Cell::new(TimeDelta::zero()) };
-    }
-
-    /// The time of day.
-    pub fn now() -> DateTime<Utc> {
-        steady() + OFF.get()
-    }
-
-    /// The time of day if the wall clock had not been set.
-    pub fn steady() -> DateTime<Utc> {
-        SET.get()
-            .map_or_else(Utc::now, |(then, at)| then + TimeDelta::from_std(at.elapsed()).unwrap_or_default())
-    }
-
-    /// Sets the wall clock forward or back by `span`; the monotonic clock is unchanged.
-    pub fn turn(span: TimeDelta) {
-        OFF.set(OFF.get() + span);
-    }
-
-    /// Sets the time of this thread, which runs one runtime, to `then`; `None` restores the system's time.
-    pub fn set(then: Option<DateTime<Utc>>) {
-        OFF.set(TimeDelta::zero());
-        SET.set(then.map(|then| (then, Instant::now())));
-    }
+/// Sets a simulated wall clock forward or back by `span`; the monotonic clock is unchanged.
+pub fn turn(span: TimeDelta) {
+    OFF.set(OFF.get() + span);
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, stream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use warmd_cbt::{mutant::mutant, store::StoreError};
+use warmd_cbt::store::StoreError;
 use warmd_core::{
     clock, format,
     model::{
@@ -47,9 +47,6 @@ const BOTH: &str = "it was started on the source after the target VM was started
 /// Checks the source VM of a migration whose target VM was started; returns whether the source answered. A
 /// running VM is an error.
 pub(super) async fn source_is_off(context: &Context) -> Result<bool, WorkError> {
-    if mutant("source-not-watched") {
-        return Ok(true);
-    }
     match runs(&*context.source, &context.vm).await {
         Ok(false) => Ok(true),
         Ok(true) => {
@@ -189,7 +186,7 @@ async fn look_at(manager: &Manager, row: &MigrationRow, silences: &Silences) -> 
             return manager.store.append_events(vec![line(row, "warning", text)]).await;
         }
     };
-    if runs == row.source_seen_running_at.is_some() || mutant("source-not-watched") {
+    if runs == row.source_seen_running_at.is_some() {
         return Ok(());
     }
     // A rollback that began meanwhile may have started the VM.

@@ -11,7 +11,6 @@ use warmd_cbt::{
     extents::coalesce,
     ledger::Ledger,
     mark::Changed,
-    mutant::mutant,
     stop::StopSignal,
     units::{Extent, Length, Offset},
     verify::{AuditJob, AuditOutcome, audit},
@@ -81,11 +80,7 @@ pub(super) async fn run(
     stop: &StopSignal,
 ) -> Result<Option<AuditView>, WorkError> {
     let (row, ledger) = (disk.row, disk.ledger);
-    if mutant("audit-skipped")
-        || kind == PassKind::Full
-        || row.tracking_fault.is_some()
-        || ledger.settled().is_empty()
-    {
+    if kind == PassKind::Full || row.tracking_fault.is_some() || ledger.settled().is_empty() {
         return Ok(None);
     }
     let plan = context.plan();
@@ -216,7 +211,7 @@ async fn note_beside(context: &Context, row: &DiskRow) -> Result<(), WorkError> 
     let _turn = ONE_AT_A_TIME.lock().await;
     let rows = context.store.disks(context.id).await?;
     let is_known = rows.iter().any(|each| each.id == row.id && each.tracking_fault.is_some());
-    if is_known || mutant("comparison-not-noted") {
+    if is_known {
         return Ok(());
     }
     let Some(LastWriter::Pass { number, faults }) = context.target.noted_writer(context.id).await? else {

@@ -22,7 +22,7 @@ use std::{
 use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use uuid::Uuid;
-use warmd_cbt::{mutant::mutant, stop::StopSignal};
+use warmd_cbt::stop::StopSignal;
 use warmd_core::{
     clock, crash,
     format::{bytes, seconds_between, span},
@@ -300,9 +300,7 @@ async fn write(
     for row in context.store.disks(context.id).await? {
         let ledger = context.ledger(row.id).await?;
         let extents = changed.iter().find(|(key, _)| *key == row.key);
-        if let Some((_, extents)) = extents
-            && !mutant("conversion-not-pending")
-        {
+        if let Some((_, extents)) = extents {
             ledger.distrust(extents).await?;
         }
         view.disks.push(ConvertedDisk { key: row.key, changed: ledger.pending_bytes().0 });
@@ -315,9 +313,7 @@ async fn write(
     let pass = context.store.last_pass(context.id).await?.map_or(0, |pass| pass.view.number);
     let (id, attempt) = (Uuid::now_v7(), context.cutover().attempt);
     context.store.begin_conversion(context.id, ConversionRow { id, attempt, pass, view }).await?;
-    if !mutant("conversion-not-noted") {
-        context.target.note_writer(context.id, Some(LastWriter::Conversion(id))).await?;
-    }
+    context.target.note_writer(context.id, Some(LastWriter::Conversion(id))).await?;
     crash::point("conversion.noted");
     overlay.commit(context.id, disks, &overlays, context.plan().cutover.delta_deadline).await?;
     crash::point("conversion.written");

@@ -10,7 +10,7 @@ mod hold;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use warmd_cbt::{mutant::mutant, stop::StopSignal, verify::manifest_root};
+use warmd_cbt::{stop::StopSignal, verify::manifest_root};
 use warmd_core::{
     clock, crash,
     model::{
@@ -285,16 +285,13 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         },
     };
     remember_running(context).await?;
-    if mutant("double-start") {
-        context.source.power_on(&context.vm).await?;
-    }
     Ok(outcome)
 }
 
 /// Whether the target VM may run after its start was requested: it was seen running, or the target does not
 /// report that it is off. Then nothing is undone.
 pub(super) async fn may_run(context: &Context) -> bool {
-    if context.cutover().start_requested_at.is_none() || mutant("start-unknown-is-undone") {
+    if context.cutover().start_requested_at.is_none() {
         return false;
     }
     if context.is_seen_started() {
@@ -428,9 +425,6 @@ async fn tell(context: &Context, leftovers: Vec<Leftover>) {
 
 /// The fence: the source must be off, and stay off, from the final delta on.
 pub(super) async fn fence(context: &Context) -> Result<(), WorkError> {
-    if mutant("fence-forgotten") {
-        return Ok(());
-    }
     match context.source.power(&context.vm).await? {
         PowerState::Off => Ok(()),
         PowerState::Running | PowerState::Paused => Err(WorkError::operator(

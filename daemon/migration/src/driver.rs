@@ -14,7 +14,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use warmd_cbt::{mutant::mutant, stop::StopSignal};
+use warmd_cbt::stop::StopSignal;
 use warmd_core::{
     clock, crash,
     model::{
@@ -356,9 +356,8 @@ impl Driver {
         let event = MigrationEvent::Request(command.request);
         let saved = match next(&self.state, &event) {
             Ok(state) if accepted && state != self.state => {
-                let lines = if mutant("request-not-told") { Vec::new() } else { vec![line] };
                 self.is_forced = Some(command.cutover.force);
-                let saved = self.transition(state, &event, &command.by, lines).await;
+                let saved = self.transition(state, &event, &command.by, vec![line]).await;
                 self.is_forced = None;
                 saved
             }
@@ -418,9 +417,7 @@ impl Driver {
         let text = format!("{} → {state}{}", self.state, because(event));
         let begins = *event == MigrationEvent::Request(Request::Cutover);
         let cutover = self.remembered(event);
-        if !mutant("step-not-told") {
-            lines.push(self.context.journal_entry(by, "state", text.clone()));
-        }
+        lines.push(self.context.journal_entry(by, "state", text.clone()));
         let scheduled_cutover = self.scheduled_cutover_in(&state);
         let step = MigrationUpdate {
             cutover: cutover.clone(),

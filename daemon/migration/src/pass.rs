@@ -21,7 +21,6 @@ use futures::future::{join_all, try_join_all};
 use warmd_cbt::{
     ledger::Ledger,
     mark::{ChangeMark, Changed},
-    mutant::mutant,
     stop::StopSignal,
     store::PassFigures,
     transfer::{LatencyBaseline, PassJob, PassProgress, run_pass},
@@ -114,12 +113,8 @@ pub async fn run(
     };
     let snapshot = context.source.snapshot(&request).await?;
     crash::point("snapshot.taken");
-    if mutant("release-before-commit") {
-        let new: Vec<_> = snapshot.disks().iter().map(|disk| disk.mark.clone()).collect();
-        context.source.delete_marks(&context.vm, context.id, &new).await?;
-    }
     let result = copy(context, kind, stop, then, snapshot.as_ref(), (rows, ledgers), account).await;
-    let released = if mutant("snapshot-kept") { Ok(()) } else { snapshot.release().await };
+    let released = snapshot.release().await;
     crash::point("snapshot.released");
     if let Err(error) = released {
         if kind == PassKind::Final && error.kind == SourceErrorKind::Refused {

@@ -7,7 +7,6 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use warmd_cbt::mutant::mutant;
 use warmd_core::{
     clock,
     control::{Applied, ControlError, PlanChangeKind},
@@ -104,14 +103,10 @@ impl Manager {
         self.set_plan_limits(&plan).await?;
         self.take_up_readable(&plan).await;
         for (vm, made) in vms.into_iter().zip(made) {
-            let (row, is_new) = match made {
-                Created::New(row) => (row, true),
-                // A migration whose creation failed, but was saved, has no driver yet.
-                Created::Exists(row) => (row, false),
-            };
+            // A migration whose creation failed, but was saved, exists and has no driver yet.
+            let (Created::New(row) | Created::Exists(row)) = made;
             let id = row.id;
-            let is_left = !is_new && mutant("migration-orphaned");
-            if self.handle(id).is_none() && !is_left {
+            if self.handle(id).is_none() {
                 self.spawn_driver(row, Arc::clone(&plan)).await?;
             }
             applied.started.push(id);

@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use warmd_cbt::mutant::mutant;
 use warmd_core::{
     crash,
     format::moment,
@@ -78,9 +77,6 @@ pub(super) fn loss(context: &Context) -> String {
 pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
     distrust(context).await?;
     crash::point("rollback.distrusted");
-    if mutant("rollback-source-first") {
-        source_back(context).await?;
-    }
     context.target.discard_machine(context.id).await?;
     let state = context.target.look(context.id).await?;
     if state != MachineState::Absent {
@@ -112,9 +108,7 @@ async fn distrust(context: &Context) -> Result<(), WorkError> {
     let mut pending = Vec::new();
     for row in context.store.disks(context.id).await? {
         let ledger = context.ledger(row.id).await?;
-        if !mutant("rollback-trusts-target") {
-            ledger.distrust_all().await?;
-        }
+        ledger.distrust_all().await?;
         pending.push((row.key, ledger.pending_bytes().0));
     }
     context.live.update(|view| {

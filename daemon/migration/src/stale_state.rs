@@ -6,7 +6,6 @@
 //! precedes a daemon's first work on a migration: while the daemon runs no other process changes its state.
 
 use chrono::{DateTime, SubsecRound as _, Utc};
-use warmd_cbt::mutant::mutant;
 use warmd_core::{
     clock, format,
     model::{phase::Phase, transition::StateWork},
@@ -56,9 +55,6 @@ pub(super) fn moment() -> DateTime<Utc> {
 
 /// Whether a state with this record of its last cutover, and about to do this work, knows the last writer.
 pub(super) fn is_known(cutover: &Cutover, doing: StateWork, noted: Option<LastWriter>) -> bool {
-    if mutant("overtaken-unseen") {
-        return true;
-    }
     match (noted, doing) {
         // warmd has to check the target VM, but a pass came after it: it was rolled back.
         (

@@ -88,7 +88,6 @@ pub(super) fn open(file: &Path, upgrades: &[Upgrade]) -> Result<Connection, Open
 }
 
 /// Opens a database in memory that lives as long as a connection to it. `file` names it as a URI of SQLite.
-#[cfg(all(feature = "simulation", debug_assertions))]
 pub(super) fn open_in_memory(file: &Path, upgrades: &[Upgrade]) -> Result<Connection, OpenError> {
     let database = |what| move |cause| OpenError::Database { what, file: file.to_owned(), cause };
     let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
@@ -106,11 +105,17 @@ pub(super) fn open_in_memory(file: &Path, upgrades: &[Upgrade]) -> Result<Connec
     Ok(connection)
 }
 
-/// Opens the database for reading only.
+/// Opens the database for reading only. A file of that path: it is never taken for a URI.
 pub(super) fn open_reader(file: &Path) -> rusqlite::Result<Connection> {
-    let mut access = flags(OpenFlags::SQLITE_OPEN_READ_ONLY);
-    // The state's own file is never named by a URI.
-    access.set(OpenFlags::SQLITE_OPEN_URI, cfg!(feature = "simulation") && file.starts_with("file:"));
+    reader(file, flags(OpenFlags::SQLITE_OPEN_READ_ONLY))
+}
+
+/// Opens a database in memory for reading only.
+pub(super) fn open_reader_in_memory(file: &Path) -> rusqlite::Result<Connection> {
+    reader(file, flags(OpenFlags::SQLITE_OPEN_READ_ONLY) | OpenFlags::SQLITE_OPEN_URI)
+}
+
+fn reader(file: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(file, access)?;
     settle(&connection)?;
     Ok(connection)

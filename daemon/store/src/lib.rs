@@ -23,6 +23,8 @@ mod finished;
 pub mod fuzz;
 mod groups;
 mod hooks;
+mod in_memory;
+mod interceptor;
 mod inventories;
 mod journal;
 mod keys;
@@ -42,8 +44,6 @@ mod recorded_roots;
 mod reserve;
 mod row;
 mod schema;
-#[cfg(all(feature = "simulation", debug_assertions))]
-mod simulated;
 mod telemetry;
 mod thin;
 mod unreadable;
@@ -65,8 +65,6 @@ use tokio_util::sync::CancellationToken;
 use warmd_cbt::telemetry::{Histogram, HistogramCounts};
 use warmd_report::seal::ReportKey;
 
-#[cfg(all(feature = "simulation", debug_assertions))]
-pub use self::readers::fail_reads;
 pub use self::{
     backup::{back_up, look_over},
     change_rate::ChangeRates,
@@ -77,6 +75,7 @@ pub use self::{
     finished::FinishedMigration,
     groups::{MemberFacts, NewGroup},
     hooks::{HookKey, HookStatus},
+    interceptor::Interceptor,
     journal::JournalEnd,
     limits::SavedLimits,
     migrations::{Created, Cutover, MigrationRow, MigrationUpdate, NewMigration},
@@ -128,10 +127,15 @@ impl Store {
     /// it against a second daemon for as long as the store lives. Blocks; a file that is not ours, is newer
     /// or is damaged stays as it is.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
-        Self::open_with(dir, UPGRADES)
+        Self::open_intercepted(dir, Interceptor::default())
     }
 
-    fn open_with(dir: &Path, upgrades: &[Upgrade]) -> Result<Self, OpenError> {
+    /// [`Self::open`], with the caller's functions between the store and SQLite.
+    pub fn open_intercepted(dir: &Path, interceptor: Interceptor) -> Result<Self, OpenError> {
+        Self::open_at(dir, UPGRADES, interceptor)
+    }
+
+    fn open_at(dir: &Path, upgrades: &[Upgrade], interceptor: Interceptor) -> Result<Self, OpenError> {
         file::make_dir(dir)?;
         let lock = StateLock::take(dir)?;
         let file = dir.join(FILE_NAME);
@@ -148,8 +152,7 @@ impl Store {
         })?;
         let thinned = thin::Thinned::opened(&connection, &file)?;
         let commits = Arc::new(Histogram::default());
-        let writer =
-            Writer { connection, commits: Arc::clone(&commits), commit: Box::new(|commit| commit()) };
+        let writer = Writer { connection, commits: Arc::clone(&commits), commit: interceptor.commit };
         let lost = CancellationToken::new();
         let (queue, thread) = writer::spawn(writer, lock, lost.clone()).map_err(|cause| OpenError::Io {
             what: "start the writer's thread for",
@@ -157,7 +160,7 @@ impl Store {
             cause,
         })?;
         Ok(Self(Arc::new(Inner {
-            readers: Arc::new(Readers::new(file.clone())),
+            readers: Arc::new(Readers::new(file.clone(), interceptor.before_read)),
             file,
             queue: Mutex::new(Some(queue)),
             thread: Mutex::new(Some(thread)),
@@ -323,6 +326,12 @@ mod tests {
         transaction.execute_batch("ALTER TABLE plans ADD COLUMN owner TEXT NOT NULL DEFAULT 'nobody'")
     };
     const BROKEN: Upgrade = |transaction| transaction.execute_batch("DROP TABLE plans; nonsense");
+
+    impl Store {
+        fn open_with(dir: &Path, upgrades: &[Upgrade]) -> Result<Self, OpenError> {
+            Self::open_at(dir, upgrades, Interceptor::default())
+        }
+    }
 
     fn then(step: Upgrade) -> Vec<Upgrade> {
         [UPGRADES, &[step]].concat()

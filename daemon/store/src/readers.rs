@@ -5,6 +5,7 @@
 //! read.
 
 use std::{
+    fmt,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -15,7 +16,9 @@ use tokio::sync::Semaphore;
 use super::{
     TURN,
     error::{StoreError, StoreFault, unavailable},
-    execute, file, locked,
+    execute, file,
+    interceptor::BeforeRead,
+    locked,
 };
 
 /// What its readers' threads are called.
@@ -23,44 +26,34 @@ const THREADS: &str = "the state";
 /// Reads at the same time.
 const READERS: usize = 4;
 
-#[cfg(all(feature = "simulation", debug_assertions))]
-thread_local! {
-    static FAILING: std::cell::RefCell<(String, u32)> = const { std::cell::RefCell::new((String::new(), 0)) };
-}
-
-/// Lets the next `times` reads whose description begins so fail on this thread, as by an I/O error.
-#[cfg(all(feature = "simulation", debug_assertions))]
-pub fn fail_reads(what: &str, times: u32) {
-    FAILING.set((what.to_owned(), times));
-}
-
-#[cfg(all(feature = "simulation", debug_assertions))]
-fn is_to_fail(what: &str) -> bool {
-    FAILING.with_borrow_mut(|(failing, times)| {
-        let is_meant = *times > 0 && what.starts_with(failing.as_str());
-        *times -= u32::from(is_meant);
-        is_meant
-    })
-}
-
-#[derive(Debug)]
 pub(super) struct Readers {
     file: PathBuf,
     turns: Arc<Semaphore>,
     idle: Mutex<Vec<Connection>>,
-    #[cfg(all(feature = "simulation", debug_assertions))]
-    pub(super) on_the_spot: bool,
+    before_read: BeforeRead,
+    /// The database is in memory, and each read is done in the task that asks for it.
+    is_in_memory: bool,
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Readers").field("file", &self.file).finish_non_exhaustive()
+    }
 }
 
 impl Readers {
-    pub(super) fn new(file: PathBuf) -> Self {
+    pub(super) fn new(file: PathBuf, before_read: BeforeRead) -> Self {
         Self {
             file,
             turns: Arc::new(Semaphore::new(READERS)),
             idle: Mutex::new(Vec::new()),
-            #[cfg(all(feature = "simulation", debug_assertions))]
-            on_the_spot: false,
+            before_read,
+            is_in_memory: false,
         }
+    }
+
+    pub(super) fn in_memory(file: PathBuf, before_read: BeforeRead) -> Self {
+        Self { is_in_memory: true, ..Self::new(file, before_read) }
     }
 
     pub(super) async fn run<T, F>(self: &Arc<Self>, what: &str, work: F) -> Result<T, StoreError>
@@ -68,17 +61,12 @@ impl Readers {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, StoreFault> + Send + 'static,
     {
-        #[cfg(all(feature = "simulation", debug_assertions))]
-        if is_to_fail(what) {
-            let cause = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_READ);
-            return Err(StoreFault::Sql(rusqlite::Error::SqliteFailure(cause, None)).into_error(what));
-        }
+        (self.before_read)(what).map_err(|cause| StoreFault::Sql(cause).into_error(what))?;
         let turn = tokio::time::timeout(TURN, self.turns.clone().acquire_owned())
             .await
             .map_err(|late| unavailable(what, late))?
             .map_err(|_| unavailable(what, "the state is closed"))?;
-        #[cfg(all(feature = "simulation", debug_assertions))]
-        if self.on_the_spot {
+        if self.is_in_memory {
             let _turn = turn;
             return self.work(work).map_err(|fault| fault.into_error(what));
         }
@@ -97,7 +85,11 @@ impl Readers {
 
     fn work<T>(&self, work: impl FnOnce(&Connection) -> Result<T, StoreFault>) -> Result<T, StoreFault> {
         let idle = locked(&self.idle).pop();
-        let connection = idle.map_or_else(|| file::open_reader(&self.file), Ok)?;
+        let connection = match idle {
+            Some(idle) => idle,
+            None if self.is_in_memory => file::open_reader_in_memory(&self.file)?,
+            None => file::open_reader(&self.file)?,
+        };
         execute(&connection, "BEGIN")?;
         let result = work(&connection);
         let is_over = execute(&connection, "ROLLBACK").is_ok();

@@ -15,7 +15,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use warmd_cbt::{mutant::mutant, store::DiskId, telemetry::Histogram};
+use warmd_cbt::{store::DiskId, telemetry::Histogram};
 
 use super::{
     error::{StoreError, StoreErrorKind, StoreFault, from_sql, unavailable},
@@ -171,11 +171,6 @@ impl Writer {
             done.push(job);
             let full = done.len() >= QUEUE || began.elapsed() >= GROUP_SPAN || connection.is_autocommit();
             next = if full { None } else { queue.try_recv().ok() };
-        }
-        if mutant("answer-before-commit") {
-            for job in done.drain(..) {
-                job.answer(&Ok(()));
-            }
         }
         let commit = Instant::now();
         let outcome = self.end_transaction().map_err(Arc::new);

@@ -97,6 +97,24 @@ impl Faults {
         }
     }
 
+    /// Whether a read of the state is to fail. The fault is that of `store.read WHAT`, for reads whose description
+    /// begins with WHAT.
+    pub fn strikes_read(&self, what: &str) -> bool {
+        let mut faults = self.lock();
+        let is_meant =
+            |name: &str| name.strip_prefix("store.read ").is_some_and(|begin| what.starts_with(begin));
+        let Some((name, fault)) = faults.iter_mut().find(|(name, _)| is_meant(name)) else { return false };
+        match fault {
+            InjectedFault::Passing(left) if *left > 1 => *left -= 1,
+            InjectedFault::Passing(_) => {
+                let name = name.clone();
+                faults.remove(&name);
+            }
+            _ => {}
+        }
+        true
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, InjectedFault>> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -26,7 +26,7 @@ use warmd_migration::{
     context::Engine,
     manager::{Endpoints, Manager, OpenEndpoint},
 };
-use warmd_store::Store;
+use warmd_store::{Interceptor, Store};
 
 use super::{Fleet, FleetSource, FleetTarget};
 
@@ -122,7 +122,7 @@ async fn open(
     fleet: &Fleet,
     quotas: &ConfiguredQuotas,
 ) -> (Arc<Manager>, CancellationToken, Metrics) {
-    let store = Store::simulated(database, |commit| commit()).expect("the store opens");
+    let store = Store::in_memory(database, Interceptor::default()).expect("the store opens");
     let (shutdown, metrics) = (CancellationToken::new(), Metrics::default());
     let settings = TransferSettings { chunk: 1 << 16, ..TransferSettings::default() };
     let engine = Engine {

@@ -8,9 +8,7 @@
 mod disk;
 mod faults;
 mod fleet;
-#[cfg(debug_assertions)]
 mod fleet_rig;
-#[cfg(debug_assertions)]
 mod rig;
 mod source;
 mod target;
@@ -19,9 +17,7 @@ mod world;
 pub use disk::MemoryDisk;
 pub use faults::{Faults, InjectedFault};
 pub use fleet::{Fleet, FleetSource, FleetTarget, FleetVm, Taken};
-#[cfg(debug_assertions)]
 pub use fleet_rig::FleetRig;
-#[cfg(debug_assertions)]
 pub use rig::{Rig, on_a_clock};
 pub use source::{SimulatedSource, VM};
 pub use target::SimulatedTarget;

@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -24,7 +24,7 @@ use warmd_core::{
 };
 use warmd_metrics::Metrics;
 use warmd_migration::{audit::AuditAmount, context::Engine, manager::Manager};
-use warmd_store::Store;
+use warmd_store::{Interceptor, Store};
 
 use super::{
     source::{SimulatedSource, VM},
@@ -33,8 +33,12 @@ use super::{
 };
 use crate::endpoints::endpoints;
 
-/// The timeout of waits: longer than any deadline of the daemon that a test waits for.
-const DEADLINE: Duration = Duration::from_secs(90);
+/// The timeout of waits: longer than any deadline of the daemon that a test waits for. `RIG_DEADLINE`, in
+/// seconds, replaces it where waits in vain are expected: with a bug of `tests/mutants`.
+static DEADLINE: LazyLock<Duration> = LazyLock::new(|| {
+    let set = std::env::var("RIG_DEADLINE").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(set.unwrap_or(90))
+});
 
 /// Where the daemon's state is.
 #[derive(Debug)]
@@ -160,9 +164,9 @@ impl Rig {
             if is_so(&view) {
                 return view;
             }
-            if begun.elapsed() > DEADLINE {
+            if begun.elapsed() > *DEADLINE {
                 let journal = self.journal().await;
-                panic!("{what} did not come within {DEADLINE:?}; it is {}:\n{journal}", view.state);
+                panic!("{what} did not come within {:?}; it is {}:\n{journal}", *DEADLINE, view.state);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -222,16 +226,19 @@ pub fn on_a_clock<T>(now: &str, test: impl Future<Output = T>) -> T {
 }
 
 async fn open(place: &Place, world: &SimulatedWorld) -> (Store, Arc<Manager>, CancellationToken, Metrics) {
+    let (commits, reads) = (world.faults.clone(), world.faults.clone());
+    let failed = |code| Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
+    let interceptor = Interceptor::default().with_reads(move |what| {
+        if reads.strikes_read(what) { failed(rusqlite::ffi::SQLITE_IOERR_READ) } else { Ok(()) }
+    });
     let store = match place {
-        Place::Folder(dir) => Store::open(dir.path()),
-        Place::Memory(name, _) => {
-            let faults = world.faults.clone();
-            Store::simulated(name, move |commit| {
-                let full = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL);
-                let failed = || Err(rusqlite::Error::SqliteFailure(full, None));
-                if faults.holds("store.commit") { failed() } else { commit() }
-            })
-        }
+        Place::Folder(dir) => Store::open_intercepted(dir.path(), interceptor),
+        Place::Memory(name, _) => Store::in_memory(
+            name,
+            interceptor.with_commit(move |commit| {
+                if commits.holds("store.commit") { failed(rusqlite::ffi::SQLITE_FULL) } else { commit() }
+            }),
+        ),
     };
     let store = store.expect("the store opens");
     let shutdown = CancellationToken::new();

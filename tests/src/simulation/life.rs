@@ -12,7 +12,7 @@ use warmd_cbt::{buffer::BufferPool, limit::Limit};
 use warmd_core::clock;
 use warmd_metrics::Metrics;
 use warmd_migration::{context::Engine, manager::Manager};
-use warmd_store::Store;
+use warmd_store::{Interceptor, Store};
 
 use super::{
     chance::Chance, durable::Durable, people, scenario::Scenario, source::SimulatedSource,
@@ -80,10 +80,10 @@ async fn live(stage: &SimulatedLife) -> End {
     let (world, durable) = (&stage.world, Arc::clone(&stage.durable));
     let committed = Arc::clone(world);
     let database = durable.lock().unwrap_or_else(PoisonError::into_inner).name.clone();
-    let store = Store::simulated(&database, move |commit| {
+    let interceptor = Interceptor::default().with_commit(move |commit| {
         durable.lock().unwrap_or_else(PoisonError::into_inner).commit(&committed, commit)
-    })
-    .expect("the database in memory opens");
+    });
+    let store = Store::in_memory(&database, interceptor).expect("the database in memory opens");
     let shutdown = CancellationToken::new();
     let before = world.truth().counts.of("store faults");
     let endpoints =

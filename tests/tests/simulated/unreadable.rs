@@ -5,8 +5,7 @@ use warmd_core::{
     control::{Control, ControlErrorKind},
     model::{plan::VerifyMode, request::Request, state::State},
 };
-use warmd_store::fail_reads;
-use warmd_tests::simulated::{Rig, SimulatedWorld};
+use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld};
 
 /// Seeds, puts garbage into the state, and starts again.
 async fn with_garbage(sql: &str) -> Rig {
@@ -67,7 +66,7 @@ async fn what_could_not_be_read_for_now_is_read_again_and_goes_on() {
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.stop().await;
     // At the start, and once more.
-    fail_reads("reading the disks of migration", 2);
+    rig.world.faults.set("store.read reading the disks of migration", InjectedFault::Passing(2));
     rig.go_on().await;
     let view = rig.view().await;
     let waiting = view.waiting.expect("it is tried again");
@@ -91,7 +90,7 @@ async fn what_is_not_read_again_and_again_is_tried_until_it_is() {
     let mut rig = Rig::start(SimulatedWorld::new(&[("vda", 40 * BLOCK)])).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.stop().await;
-    fail_reads("reading the disks of migration", 2);
+    rig.world.faults.set("store.read reading the disks of migration", InjectedFault::Passing(2));
     rig.go_on().await;
     rig.until("a further try", |view| view.waiting.as_ref().is_some_and(|waiting| waiting.tries == 2)).await;
     rig.until("it is read", |view| view.state == State::Synced && view.waiting.is_none()).await;

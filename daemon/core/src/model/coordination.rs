@@ -11,8 +11,6 @@
 //!                       └── undoing ◀──┘ (halted)     └─▶ stuck
 //! ```
 
-use warmd_cbt::mutant::mutant;
-
 /// The status of a VM of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MemberStatus {
@@ -108,7 +106,7 @@ pub fn decide(all_or_nothing: bool, is_halted: bool, seats: &[Seat]) -> GroupDec
         // A VM may already run on the target since before a restart: the group can only go forward, but a VM
         // that has not arrived is not started.
         let is_committed = together.any(|other| other.status.is_gone());
-        (all_here || is_committed || mutant("barrier-ignored")) && passed_before(seat.tier)
+        (all_here || is_committed) && passed_before(seat.tier)
     };
     let of = |status: &MemberStatus, may: &dyn Fn(&Seat) -> bool| -> Vec<usize> {
         let those = seats.iter().enumerate().filter(|(_, seat)| seat.status == *status && may(seat));

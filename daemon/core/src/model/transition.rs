@@ -10,8 +10,6 @@
 //! Rule: pure, and complete: every pair of state and event is named. An impossible step is an
 //! [`IllegalStep`], never a panic. After a restart the daemon repeats the [`work`] of the saved state.
 
-use warmd_cbt::mutant::mutant;
-
 use super::{
     phase::Phase,
     request::{Request, RequestOutcome, judge},
@@ -93,7 +91,7 @@ fn restarted(state: &State, start_requested: bool) -> State {
         State::CuttingOver { phase: Phase::StartVm } => !start_requested,
         _ => false,
     };
-    if again && !mutant("restart-trusts-source") {
+    if again {
         return State::CuttingOver { phase: Phase::FinalDelta };
     }
     state.clone()

@@ -22,7 +22,6 @@ use rustix::fs::{Advice, OFlags};
 use warmd_cbt::{
     buffer::{ALIGNMENT, Buffer},
     disk::{Allocation, ErrorKind},
-    mutant::mutant,
     units::{Extent, Length, Offset},
 };
 
@@ -210,7 +209,6 @@ impl Volume {
                         format!("no byte was taken at {here}"),
                     ));
                 }
-                Ok(_) if mutant("short-write-ignored") => return Ok(()),
                 Ok(written) => done += written,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if direct && error.kind() == io::ErrorKind::InvalidInput => {
@@ -239,7 +237,6 @@ impl Volume {
         loop {
             match self.calls.sync(self.cached.as_fd()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) if mutant("fsync-error-ignored") => return Ok(()),
                 Err(error) => {
                     let kind = warmd_cbt::disk::DiskError::kind_of(&error);
                     self.break_off(kind, format!("a flush failed: {error}"));

@@ -9,7 +9,6 @@ use std::io;
 use rustix::fs::SeekFrom;
 use warmd_cbt::{
     buffer::ALIGNMENT,
-    mutant::mutant,
     units::{Extent, Length, Offset},
 };
 
@@ -38,7 +37,6 @@ pub(super) fn make_zero(volume: &Volume, extent: Extent) -> io::Result<()> {
                 "a hole was accepted but does not read as zeroes; zeroes are written from now on");
             volume.punch_no_more();
         }
-        Err(_) if mutant("punch-refusal-ignored") => return Ok(()),
         Err(error) => {
             tracing::info!(volume = %volume.path().display(), extent = %inner, %error,
                 "a hole was refused; zeroes are written from now on");

@@ -4,7 +4,6 @@
 //! before any step that may fail, saving the state included. Each step may be repeated. Never do both VMs
 //! run.
 
-use warmd_cbt::mutant::mutant;
 use warmd_core::{
     crash,
     model::{machine::PowerState, phase::Phase, transition::StateWork},
@@ -29,9 +28,6 @@ pub(crate) async fn discard_seen(context: &Context) -> Result<(), WorkError> {
 /// Removes the target VM: the target reports the removal, and then no VM, or that it manages none.
 async fn discarded(context: &Context) -> Result<MachineState, WorkError> {
     context.target.discard_machine(context.id).await?;
-    if mutant("discard-trusted") {
-        return Ok(MachineState::Absent);
-    }
     match context.target.look(context.id).await? {
         state @ (MachineState::Absent | MachineState::NotManaged) => Ok(state),
         state => Err(WorkError::passing(format!(
@@ -43,7 +39,7 @@ async fn discarded(context: &Context) -> Result<MachineState, WorkError> {
 /// Whether the target VM may exist in a cutover that is undone from a phase. After a restart the phase may be
 /// an earlier one again although the VM exists.
 pub(crate) fn may_be_made(context: &Context, from: Phase) -> bool {
-    from >= Phase::CreateVm || (context.cutover().create_requested && !mutant("undo-trusts-phase"))
+    from >= Phase::CreateVm || context.cutover().create_requested
 }
 
 /// The result of powering the source on: `gone` instead where the VM no longer exists, `elsewhere` where it
@@ -83,9 +79,6 @@ pub(crate) async fn power_on_seen(context: &Context) -> Result<(), SourceError> 
 /// Undoes a cutover: removes the target VM, restores the source. Between the two no call is made that could
 /// fail, not even to the state: the rest is done when the source runs, and is repeated after a crash.
 pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
-    if mutant("undo-forgotten") {
-        return Ok(());
-    }
     if may_be_made(context, from) {
         discard_seen(context).await?;
         crash::point("undo.discarded");

@@ -3,7 +3,6 @@
 //! Rule: the earlier settings are in the cutover's record before they are removed, and deleted only after
 //! they are restored.
 
-use warmd_cbt::mutant::mutant;
 use warmd_core::{
     crash,
     sources::{MigratedMark, SourceError, SourceErrorKind},
@@ -13,9 +12,6 @@ use crate::{context::Context, failure::WorkError};
 
 /// Removes what could start the source again, after recording it. Also for a source that was off before.
 pub(super) async fn hold_off(context: &Context) -> Result<(), WorkError> {
-    if mutant("hold-off-forgotten") {
-        return Ok(());
-    }
     let was = if let Some(was) = context.cutover().hold_off {
         was
     } else {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use warmd_cbt::{disk::WriteDisk, ledger::Ledger, mutant::mutant};
+use warmd_cbt::{disk::WriteDisk, ledger::Ledger};
 use warmd_core::{
     model::transition::StateWork,
     targets::{DiskSpec, LastWriter, TargetErrorKind},
@@ -37,15 +37,14 @@ pub(super) async fn distrust(
         None => known == 0 || !ended,
         // An ended pass was noted before, and a pass that was not noted wrote nothing.
         Some(LastWriter::Pass { number, faults }) => {
-            (number == known || !ended && number < known)
-                && (faults <= rows_at_fault(rows) || mutant("audit-of-lost-pass-forgotten"))
+            (number == known || !ended && number < known) && faults <= rows_at_fault(rows)
         }
         Some(LastWriter::Conversion(noted)) => conversion::after_pass(context, noted)
             .await?
             .is_some_and(|pass| pass == known || !ended && pass < known),
-        Some(LastWriter::Machine { .. } | LastWriter::Unknown) => mutant("rollback-trusts-target"),
+        Some(LastWriter::Machine { .. } | LastWriter::Unknown) => false,
     };
-    if as_new && (ended || mutant("cut-pass-trusted")) || mutant("older-copy-trusted") {
+    if as_new && ended {
         return Ok(());
     }
     if as_new {

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fmt::Write, path::Path};
 
-use warmd_cbt::{mark::ChangeMark, mutant::mutant};
+use warmd_cbt::mark::ChangeMark;
 use warmd_core::model::id::{DiskKey, MigrationId};
 
 use crate::libvirt::{Checkpoint, Disk, xml::escape};
@@ -156,10 +156,6 @@ fn since(
             "whether its image {place} is the same file as at the last pass cannot be told now"
         ));
     }
-    let name = match checkpoints.last() {
-        Some(newest) if mutant("newest-bitmap-asked") => newest.name.clone(),
-        _ => name,
-    };
     let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.name == name);
     let checkpoint = checkpoint.ok_or_else(|| format!("checkpoint {name} is gone"))?;
     if !checkpoint.disks.contains(&key.0) {

@@ -4,7 +4,7 @@ use std::{ops::Range, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::{
+use warmd_cbt::{
     buffer::Buffer,
     disk::{Allocation, DiskError, DiskLimits, ReadDisk, WriteDisk},
     units::{Extent, Length, Offset},

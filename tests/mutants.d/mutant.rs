@@ -1,14 +1,13 @@
 //! Deliberate bugs, one at a time, to see that a test catches each.
 //!
-//! Rule: it is absent from a release build, nor in one without the feature `mutants`; with it, the
-//! environment variable `WARMD_MUTANT=NAME` selects one, and the file `WARMD_MUTANT_REACHED` is created when
-//! the code reaches it.
+//! Rule: it is in the copy of the tree that `tests/mutants` makes, never in the tree. The environment variable
+//! `WARMD_MUTANT=NAME` selects one bug, and the file `WARMD_MUTANT_REACHED` is created when the code reaches
+//! it.
+
+use std::sync::OnceLock;
 
 /// Whether the bug `name` is active.
-#[cfg(all(feature = "mutants", debug_assertions))]
 pub fn mutant(name: &str) -> bool {
-    use std::sync::OnceLock;
-
     static NAMED: OnceLock<Option<String>> = OnceLock::new();
     static REACHED: OnceLock<()> = OnceLock::new();
 
@@ -22,11 +21,4 @@ pub fn mutant(name: &str) -> bool {
         });
     }
     is_there
-}
-
-/// Never: the feature is off.
-#[cfg(not(all(feature = "mutants", debug_assertions)))]
-#[inline]
-pub fn mutant(_name: &str) -> bool {
-    false
 }

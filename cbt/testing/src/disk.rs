@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::faults::{DiskEvent, DiskFault, Faults, Random};
-use crate::{
+use warmd_cbt::{
     buffer::Buffer,
     disk::{Allocation, DiskError, DiskLimits, ErrorKind, Operation, ReadDisk, WriteDisk},
     manifest::BlockHash,

@@ -2,6 +2,7 @@
 //!
 //! Rule: they are ordinary implementations of the engine's interfaces; the engine does not know them. All
 //! random choices come from a seed.
+#![forbid(unsafe_code)]
 
 mod disk;
 mod faults;

@@ -10,7 +10,7 @@ use std::{
 use async_trait::async_trait;
 
 use super::faults::{DiskEvent, Faults, Random};
-use crate::{
+use warmd_cbt::{
     chunk::ChunkBits,
     extents::ExtentSet,
     manifest::BlockHash,
@@ -64,7 +64,7 @@ impl MemoryStore {
         }
     }
 
-    /// Adds a disk with these rows, as [`crate::ledger::Ledger::initial_rows`] makes them.
+    /// Adds a disk with these rows, as [`warmd_cbt::ledger::Ledger::initial_rows`] makes them.
     pub fn create(&self, disk: DiskId, size: Length, rows: &[ChunkRow]) {
         let mut new =
             Disk { size, hashes: vec![BlockHash::ZERO; blocks_in(size) as usize], ..Disk::default() };
