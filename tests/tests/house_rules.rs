@@ -6,6 +6,8 @@
 mod documents;
 #[path = "house_rules/source.rs"]
 mod source;
+#[path = "house_rules/words.rs"]
+mod words;
 
 use std::{
     collections::BTreeSet,

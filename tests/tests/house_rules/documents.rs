@@ -2,11 +2,7 @@
 //!
 //! Rule: what a document lists is compared with the code in both directions.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeSet, fs, path::PathBuf};
 
 use warmd_core::model::phase::Phase;
 
@@ -129,7 +125,7 @@ fn paths_that_documents_name_exist() {
                 && ![".cache", "artifacts", "NAME"].iter().any(|made| named.contains(made))
             {
                 paths += 1;
-                if !Path::new(&root()).join(named).exists() {
+                if !root().join(named).exists() {
                     wrong.push(format!("{}: {named}", path.display()));
                 }
             }
