@@ -7,7 +7,6 @@
 pub mod batch;
 pub mod buffer;
 pub mod chunk;
-pub mod convergence;
 pub mod disk;
 pub mod extents;
 pub mod ledger;

@@ -45,7 +45,7 @@ pub struct PassHistory {
     pub last: Option<LastPass>,
     /// The change rate of its disks, by the hour.
     pub change: ExpectedChange,
-    /// Bytes that its passes drain in a second, as `cbt::convergence` measures them; `None` before a pass.
+    /// Bytes that its passes drain in a second; `None` before a pass.
     pub drained_per_second: Option<f64>,
     /// The time of a pass beside copying: its snapshot, flushes, commits.
     pub overhead: Duration,

@@ -2,6 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
+#[path = "house_rules/documents.rs"]
+mod documents;
+#[path = "house_rules/source.rs"]
+mod source;
+#[path = "house_rules/words.rs"]
+mod words;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,

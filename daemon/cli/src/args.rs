@@ -1,5 +1,7 @@
 //! The command line.
 
+#[cfg(test)]
+mod documented;
 mod plan;
 
 use std::path::PathBuf;

@@ -122,7 +122,7 @@ pub struct Blame {
 /// A ceiling is the cause if passes come this near to it.
 const NEAR: f64 = 0.8;
 
-/// Explains why passes converge or not; `cbt::convergence::advise` decides whether one more is worth it.
+/// Explains why passes converge or not.
 ///
 /// Rates in bytes per second, `overhead` (the time of a pass beside copying) in seconds.
 pub fn blame(change_rate: f64, throughput: f64, overhead: f64, ceilings: &[Ceiling]) -> Blame {

@@ -1,8 +1,6 @@
 //! The forecast of a cutover's downtime and of its final delta.
 //!
-//! Rule: pure. Measurements come in; an unmeasured step comes as an expectation with its deadline. Rates and
-//! whether passes converge are measured and decided by `cbt::convergence`; here this becomes a range and a
-//! reason.
+//! Rule: pure. Measurements come in; an unmeasured step comes as an expectation with its deadline.
 //!
 //! The downtime is the sum of its steps: shutdown, snapshot, final delta, verification, conversion, hooks,
 //! creation, boot. Each is a [`PredictedRange`] ([`interval`]), the sum takes those that were measured as
@@ -71,7 +69,7 @@ pub struct Delta<'a> {
     pub change: f64,
     /// Of earlier deltas: bytes that changed ÷ bytes that were expected; the oldest first.
     pub change_ratios: &'a [f64],
-    /// Bytes per second drained by the last passes together, as `cbt::convergence` says.
+    /// Bytes per second drained by the last passes together.
     pub throughput: f64,
     /// Of single passes: bytes per second; the oldest first.
     pub throughputs: &'a [f64],

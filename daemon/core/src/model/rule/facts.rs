@@ -35,21 +35,21 @@ impl Rule {
             Self::ConversionNoOverlay => (
                 "conversion-no-overlay",
                 Error,
-                "the target cannot keep a conversion's writes apart from the disks, or lacks what that needs",
-                "set `conversion = \"none\"`, or see that `qemu-img` is there and the target answers",
+                "the target cannot put a conversion's overlays over the disks, or lacks a program for it",
+                "set `conversion = \"none\"`, or install `qemu-img` and make the target answer",
             ),
             Self::ConversionLocation => (
                 "conversion-location",
                 Error,
-                "nothing can be kept apart from the place that the plan gives a disk that is to be converted",
-                "give the disk another place in `[vm.NAME.disks]`, or set `conversion = \"none\"` for the VM",
+                "no overlay can be put over the location that the plan gives a disk that is to be converted",
+                "give the disk another location in `[vm.NAME.disks]`, or set `conversion = \"none\"` for the VM",
             ),
             Self::ConversionConfined => (
                 "conversion-confined",
                 Warning,
                 "the service that the daemon runs in forbids its programs what a conversion that runs a VM (virt-v2v, \
                  libguestfs) needs",
-                "install `daemon/deploy/warmd-conversion.conf`, or see in conversion.md how the command gets by; nothing, if \
+                "install `daemon/deploy/warmd-conversion.conf`, or see in conversion.md how the command can work without it; nothing, if \
                  it runs no VM",
             ),
             Self::WindowNeverOpens => (
@@ -116,7 +116,7 @@ impl Rule {
             Self::VmNone => (
                 "vm-none",
                 Error,
-                "`vms` chooses no VM of the source",
+                "`vms` selects no VM of the source",
                 "correct the patterns: see `warmctl source vms NAME`",
             ),
             Self::PatternUnmatched => (
@@ -128,7 +128,7 @@ impl Rule {
             Self::VmIsMigrated => (
                 "vm-is-migrated",
                 Warning,
-                "the VM was moved here by warmd; a pattern does not choose it",
+                "the VM was moved here by warmd; a pattern does not select it",
                 "name it in full in `vms` if it is to move again",
             ),
             Self::VmUnknown => (
@@ -155,7 +155,7 @@ impl Rule {
             Self::VmFixed => (
                 "vm-fixed",
                 Error,
-                "the plan changes the name or a disk's place of a VM whose migration has begun",
+                "the plan changes the name or a disk's location of a VM whose migration has begun",
                 "leave it as it was, or cancel that migration first",
             ),
             Self::VmPaused => (
@@ -173,7 +173,7 @@ impl Rule {
             Self::VmSaved => (
                 "vm-saved",
                 Error,
-                "the VM is off with a saved memory image: its disks are in the middle of something",
+                "the VM is off with a saved memory image: its disks are inconsistent without that image",
                 "start it, and shut it down if it is to be off",
             ),
             Self::VmBusy => (
@@ -191,9 +191,9 @@ impl Rule {
             Self::StartDoubtful => (
                 "start-doubtful",
                 Warning,
-                "whether something that the VM's start needs is there cannot be told: its file system does not answer, or \
+                "warmd cannot check whether something that the VM's start needs is there: its file system does not answer, or \
                  warmd may not look",
-                "see that the file system answers, and that the daemon may look there; a VM is not stopped while nothing answers",
+                "make the file system answer, and let the daemon read it; the VM is not stopped before that",
             ),
             Self::VmElsewhere => (
                 "vm-elsewhere",
@@ -205,7 +205,7 @@ impl Rule {
                 "shared-storage",
                 Warning,
                 "disks of the VM are on storage that other hosts may have too, and from where the VM could be migrated live or started",
-                "let no person and no cluster do that while warmd moves it: on another host the VM is not held off",
+                "do not do that while warmd moves it, and do not let a cluster do it: on another host the VM is not held off",
             ),
             Self::VmCrashed => (
                 "vm-crashed",
@@ -311,7 +311,7 @@ impl Rule {
             Self::BootLost => (
                 "boot-lost",
                 Error,
-                "what the VM boots by stays on the source: it would not boot on the target",
+                "the VM's boot loader or kernel stays on the source: it would not boot on the target",
                 "install a boot loader in the guest, or accept it (`accept` in the plan) if it can boot from its disk",
             ),
             Self::TpmState => (
@@ -385,8 +385,8 @@ impl Rule {
             Self::Capacity => (
                 "capacity",
                 Warning,
-                "the disks, when they are full, are larger than the room left on the target; they begin sparse",
-                "make room, or give some disks places of their own in `[vm.NAME.disks]`",
+                "the disks, when they are full, are larger than the free space on the target; they begin sparse",
+                "make room, or give some disks locations of their own in `[vm.NAME.disks]`",
             ),
             Self::LocationUnusable => (
                 "location-unusable",
@@ -397,7 +397,7 @@ impl Rule {
             Self::StateRoom => (
                 "state-room",
                 Warning,
-                "the file system of the daemon's state has too little room for a cutover: none begins until it has",
+                "the file system of the daemon's state has too little free space for a cutover: none begins before it has enough",
                 "make room on the file system of `state_dir`",
             ),
         };

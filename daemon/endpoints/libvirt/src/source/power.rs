@@ -77,7 +77,7 @@ impl LibvirtSource {
         if saved {
             return Err(blocked(
                 doing(),
-                "it has a saved memory image, so its disks are in the middle of something: start it and shut it \
+                "it has a saved memory image, so its disks are inconsistent without that image: start it and shut it \
                  down, or drop the image (virsh managedsave-remove)",
             ));
         }
