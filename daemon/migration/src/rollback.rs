@@ -11,7 +11,7 @@ use warmd_cbt::mutant::mutant;
 use warmd_core::{
     crash,
     format::moment,
-    model::machine::PowerState,
+    model::{event_kind::EventKind, machine::PowerState},
     sources::{SourceError, SourceErrorKind},
     targets::{LastWriter, MachineState},
 };
@@ -103,7 +103,7 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
          them until the migration is resumed: then they are copied again, whole",
         loss(context)
     );
-    context.log_event("rollback", text).await;
+    context.log_event(EventKind::Rollback, text).await;
     Ok(())
 }
 
