@@ -229,7 +229,7 @@ fn cutover(report: &Report) -> String {
             phase.phase.name().to_owned(),
             phase.started.format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
             took(phase.started, phase.ended),
-            inline(phase.outcome.as_deref().unwrap_or("")),
+            inline(&phase.outcome.clone().map_or_else(String::new, String::from)),
         ]);
     }
     let mut out = table.finish();
@@ -344,7 +344,7 @@ fn events(events: &[EventView]) -> String {
     }
     let mut table = Table::new(["At (UTC)", "By", "What", ""]);
     for event in events {
-        table.row([moment(event.at), inline(&event.by), inline(&event.kind), inline(&event.text)]);
+        table.row([moment(event.at), inline(&event.by), inline(event.kind.as_str()), inline(&event.text)]);
     }
     table.finish()
 }

@@ -14,6 +14,7 @@ use api_common::{
 };
 use serde_json::Value;
 use warmd_core::model::{
+    outcome::PassFailure,
     phase::Phase,
     plan::VerifyMode,
     request::Request,
@@ -64,7 +65,7 @@ fn without_clock(text: &str) -> Vec<&str> {
 async fn a_cutover_is_followed_to_its_end() {
     let mut steps = phases(Phase::Cleanup);
     steps.push(done());
-    let served = Served::start(FakeControl::new([synced()]).script(Request::Cutover, steps)).await;
+    let served = Served::start(FakeControl::new([synced()]).script(&Request::cutover(), steps)).await;
     let ran = served.warmctl(&["migration", "cutover", "web-1"]).await;
     let lines = without_clock(ran.out(0));
     let told = [
@@ -92,7 +93,7 @@ async fn a_cutover_is_followed_to_its_end() {
 
 #[tokio::test]
 async fn a_cutover_that_is_undone_is_a_failure_with_its_reason() {
-    let served = Served::start(FakeControl::new([synced()]).script(Request::Cutover, undone())).await;
+    let served = Served::start(FakeControl::new([synced()]).script(&Request::cutover(), undone())).await;
     let ran = served.warmctl(&["migration", "cutover", "web-1"]).await;
     assert_eq!(
         ran.err(1),
@@ -100,7 +101,7 @@ async fn a_cutover_that_is_undone_is_a_failure_with_its_reason() {
          synced now\n"
     );
 
-    let served = Served::start(FakeControl::new([synced()]).script(Request::Cutover, undone())).await;
+    let served = Served::start(FakeControl::new([synced()]).script(&Request::cutover(), undone())).await;
     let outcome = served.warmctl(&["-o", "json", "migration", "cutover", "web-1"]).await.json(1);
     assert_eq!(outcome["answer"], "accepted");
     assert_eq!(outcome["outcome"], "failed");
@@ -120,7 +121,7 @@ async fn a_second_cutover_is_not_taken_for_the_first() {
     let mut end = done();
     end.cutover.as_mut().unwrap().started = cases::at(5000);
     steps.push(end);
-    let served = Served::start(FakeControl::new([before]).script(Request::Cutover, steps)).await;
+    let served = Served::start(FakeControl::new([before]).script(&Request::cutover(), steps)).await;
     let ran = served.warmctl(&["migration", "cutover", "web-1"]).await;
     assert!(ran.out(0).ends_with("web-1 runs on the target as web-1-new\n"), "{ran:#?}");
 }
@@ -128,7 +129,7 @@ async fn a_second_cutover_is_not_taken_for_the_first() {
 #[tokio::test]
 async fn an_abort_says_whether_it_came_in_time() {
     let runs = phases(Phase::FinalDelta).pop().unwrap();
-    let fake = FakeControl::new([runs.clone()]).script(Request::AbortCutover, undone().split_off(2));
+    let fake = FakeControl::new([runs.clone()]).script(&Request::AbortCutover, undone().split_off(2));
     let served = Served::start(fake).await;
     let ran = served.warmctl(&["migration", "cutover", "web-1", "--abort"]).await;
     assert!(
@@ -136,7 +137,7 @@ async fn an_abort_says_whether_it_came_in_time() {
         "{ran:#?}"
     );
 
-    let fake = FakeControl::new([runs]).script(Request::AbortCutover, [done()]);
+    let fake = FakeControl::new([runs]).script(&Request::AbortCutover, [done()]);
     let ran = Served::start(fake).await.warmctl(&["migration", "cutover", "web-1", "--abort"]).await;
     assert!(ran.err(1).contains("it was too late: the VM runs on the target"), "{ran:#?}");
 }
@@ -147,7 +148,7 @@ async fn a_sync_ends_with_its_own_pass() {
     end.pass = Some(cases::pass(3, true));
     // The first view still shows the earlier pass: its end is not this one's.
     let steps = [synced(), cases::syncing(1, "web-1"), end];
-    let served = Served::start(FakeControl::new([synced()]).script(Request::Sync, steps)).await;
+    let served = Served::start(FakeControl::new([synced()]).script(&Request::Sync, steps)).await;
     let ran = served.warmctl(&["migration", "sync", "web-1"]).await;
     let lines = without_clock(ran.out(0));
     assert!(
@@ -161,7 +162,8 @@ async fn a_sync_ends_with_its_own_pass() {
 
     let mut broken = cases::syncing(1, "web-1");
     let pass = broken.pass.as_mut().unwrap();
-    (pass.ended, pass.error) = (Some(cases::at(70)), Some("the source went away".to_owned()));
+    (pass.ended, pass.error) =
+        (Some(cases::at(70)), Some(PassFailure::Error("the source went away".to_owned())));
     // The daemon tries a broken pass again automatically: the pass is finished only when the migration is.
     let given_up = MigrationView {
         state: State::Failed {
@@ -171,7 +173,7 @@ async fn a_sync_ends_with_its_own_pass() {
         },
         ..broken.clone()
     };
-    let served = Served::start(FakeControl::new([synced()]).script(Request::Sync, [broken, given_up])).await;
+    let served = Served::start(FakeControl::new([synced()]).script(&Request::Sync, [broken, given_up])).await;
     let ran = served.warmctl(&["migration", "sync", "web-1"]).await;
     assert!(ran.err(1).contains("the source went away for good"), "{ran:#?}");
 }
@@ -181,14 +183,14 @@ async fn a_verification_is_followed_to_its_verdict() {
     let with = |verification| MigrationView { verification: Some(verification), ..synced() };
     let run = cases::verification(None);
     let fake = FakeControl::new([synced()])
-        .script(Request::Verify, [with(run.clone()), with(cases::verification(Some(0)))]);
+        .script(&Request::verify(), [with(run.clone()), with(cases::verification(Some(0)))]);
     let served = Served::start(fake).await;
     let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
     assert!(ran.out(0).contains(": verifying (readback) 50 % of 42.0 GiB\n"), "{ran:#?}");
     assert!(ran.out(0).ends_with("verification  passed (readback, 42.0 GiB compared)\n"), "{ran:#?}");
 
     let steps = [with(run.clone()), with(cases::verification(Some(65536)))];
-    let served = Served::start(FakeControl::new([synced()]).script(Request::Verify, steps)).await;
+    let served = Served::start(FakeControl::new([synced()]).script(&Request::verify(), steps)).await;
     let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
     let expected = "\
 verification  FAILED (readback, 64.0 KiB of 42.0 GiB differ)
@@ -199,7 +201,7 @@ verification  FAILED (readback, 64.0 KiB of 42.0 GiB differ)
 
     let mut lost = run;
     (lost.ended, lost.error) = (Some(cases::at(1014)), Some("the target went away".to_owned()));
-    let served = Served::start(FakeControl::new([synced()]).script(Request::Verify, [with(lost)])).await;
+    let served = Served::start(FakeControl::new([synced()]).script(&Request::verify(), [with(lost)])).await;
     let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
     assert!(ran.err(1).contains("the target went away"), "{ran:#?}");
 }
@@ -219,7 +221,7 @@ async fn what_is_to_be_verified_is_asked_for_in_words() {
     }
     let asked =
         ["--scope", "sample=0.5%", "--seed", "7", "--image", "vda=/snap/vda", "--image", "vdb=nbd://h/b"];
-    let served = Served::start(FakeControl::new([done()]).script(Request::Verify, [with(run)])).await;
+    let served = Served::start(FakeControl::new([done()]).script(&Request::verify(), [with(run)])).await;
     let ran = served.warmctl(&[&["migration", "verify", WEB][..], &asked].concat()).await;
     let expected = "\
 verification  passed (readback, sample=0.5%, seed 7, 42.0 GiB compared)
@@ -252,7 +254,7 @@ async fn an_old_verdict_is_not_taken_for_a_new_one() {
     let mut old = cases::verification(Some(65536));
     (old.started, old.id) = (cases::at(500), "old".to_owned());
     let steps = [with(old.clone()), with(cases::verification(None)), with(cases::verification(Some(0)))];
-    let served = Served::start(FakeControl::new([with(old.clone())]).script(Request::Verify, steps)).await;
+    let served = Served::start(FakeControl::new([with(old.clone())]).script(&Request::verify(), steps)).await;
     let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
     assert!(ran.out(0).ends_with("verification  passed (readback, 42.0 GiB compared)\n"), "{ran:#?}");
 
@@ -261,7 +263,7 @@ async fn an_old_verdict_is_not_taken_for_a_new_one() {
         result.at = cases::at(510);
     }
     let end = MigrationView { verification: Some(old.clone()), ..done() };
-    let served = Served::start(FakeControl::new([with(old)]).script(Request::Cutover, [end])).await;
+    let served = Served::start(FakeControl::new([with(old)]).script(&Request::cutover(), [end])).await;
     let ran = served.warmctl(&["migration", "cutover", "web-1"]).await;
     assert!(ran.out(0).contains("verification  none made\n"), "{ran:#?}");
 }
@@ -277,7 +279,7 @@ async fn a_verification_that_ran_before_is_not_taken_for_the_one_that_waits() {
         with(cases::verification(None)),
         with(cases::verification(Some(0))),
     ];
-    let fake = FakeControl::new([with(others(None))]).script(Request::Verify, steps);
+    let fake = FakeControl::new([with(others(None))]).script(&Request::verify(), steps);
     let served = Served::start(fake).await;
     let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
     assert!(ran.out(0).ends_with("verification  passed (readback, 42.0 GiB compared)\n"), "{ran:#?}");
@@ -288,7 +290,8 @@ async fn a_verification_that_ran_before_is_not_taken_for_the_one_that_waits() {
         verification: Some(others(None)),
         ..phases(Phase::CatchUpDelta).swap_remove(0)
     };
-    let fake = FakeControl::new([with(others(None))]).script(Request::Verify, [with(others(None)), cutting]);
+    let fake =
+        FakeControl::new([with(others(None))]).script(&Request::verify(), [with(others(None)), cutting]);
     let served = Served::start(fake).await;
     let ran = served.warmctl(&["migration", "verify", "web-1"]).await;
     assert!(ran.err(1).contains("dropped before its turn"), "{ran:#?}");
@@ -300,7 +303,7 @@ async fn a_cancel_is_followed_even_from_a_failure() {
     let failed = MigrationView { state: failed, ..synced() };
     let step = |state| MigrationView { state, ..synced() };
     let steps = [failed.clone(), step(State::Cancelling), step(State::Cancelled)];
-    let served = Served::start(FakeControl::new([failed]).script(Request::Cancel, steps)).await;
+    let served = Served::start(FakeControl::new([failed]).script(&Request::Cancel, steps)).await;
     let ran = served.warmctl(&["migration", "cancel", "web-1"]).await;
     assert!(ran.out(0).ends_with("was cancelled; the VM stays on the source\n"), "{ran:#?}");
 }
@@ -310,7 +313,7 @@ async fn a_rollback_wants_a_yes_and_is_followed_until_it_rests() {
     let step = |state| MigrationView { state, ..synced() };
     let rests = State::Paused { from: ResumePoint::Synced };
     let steps = [step(State::Done), step(State::RollingBack), step(rests)];
-    let served = Served::start(FakeControl::new([step(State::Done)]).script(Request::Rollback, steps)).await;
+    let served = Served::start(FakeControl::new([step(State::Done)]).script(&Request::Rollback, steps)).await;
     let ran = served.warmctl(&["migration", "rollback", "web-1"]).await;
     assert!(ran.err(2).contains("is lost; say --yes if that is wanted"), "{ran:#?}");
     let ran = served.warmctl(&["migration", "rollback", "web-1", "--yes"]).await;
@@ -348,7 +351,7 @@ async fn on_a_terminal_progress_is_redrawn_and_phases_stay() {
     let mut steps = vec![cases::syncing(1, "web-1")];
     steps.extend(phases(Phase::Cleanup));
     steps.push(done());
-    let served = Served::start(FakeControl::new([synced()]).script(Request::Cutover, steps)).await;
+    let served = Served::start(FakeControl::new([synced()]).script(&Request::cutover(), steps)).await;
     // `script` gives it a terminal.
     let mut command = tokio::process::Command::new("script");
     let warmctl = env!("CARGO_BIN_EXE_warmctl");
@@ -364,7 +367,7 @@ async fn on_a_terminal_progress_is_redrawn_and_phases_stay() {
 
 #[tokio::test]
 async fn ctrl_c_leaves_the_operation_to_the_daemon() {
-    let fake = FakeControl::new([synced()]).script(Request::Cutover, phases(Phase::CatchUpDelta));
+    let fake = FakeControl::new([synced()]).script(&Request::cutover(), phases(Phase::CatchUpDelta));
     let served = Served::start(fake).await;
     let mut cutover = Running::start(&served, &["migration", "cutover", "web-1"]);
     cutover.line_with("cutting-over").await;

@@ -16,6 +16,7 @@ use api_common::{
 use serde_json::Value;
 use tokio::time::timeout;
 use warmd_core::model::{
+    event_kind::EventKind,
     state::{ResumePoint, State},
     view::{EventView, MigrationView},
 };
@@ -85,7 +86,7 @@ async fn a_daemon_that_comes_back_is_watched_on() {
 async fn the_journal_is_followed_over_restarts_with_no_line_missed_or_told_twice() {
     let line = |n: u32| {
         let text = format!("line {n}\u{1b}[2J");
-        EventView { text, kind: "warning".to_owned(), ..cases::events().remove(3) }
+        EventView { text, kind: EventKind::Warning, ..cases::events().remove(3) }
     };
     let served = Served::start(FakeControl::new([synced()])).await;
     let mut all = Running::start(&served, &["events", "--follow", "--limit", "1"]);

@@ -83,20 +83,24 @@ pub trait Control: Send + Sync {
         request: Request,
         by: &str,
     ) -> Result<RequestOutcome, ControlError>;
-    /// Requests a cutover, now or later; [`Request::Cutover`] requests one now.
+    /// Requests a cutover, now or later.
     async fn cut_over(
         &self,
         id: MigrationId,
         order: CutoverOrder,
         by: &str,
-    ) -> Result<RequestOutcome, ControlError>;
-    /// Requests a verification; [`Request::Verify`] requests a readback of all blocks.
+    ) -> Result<RequestOutcome, ControlError> {
+        self.request(id, order.request(), by).await
+    }
+    /// Requests a verification.
     async fn verify(
         &self,
         id: MigrationId,
         order: VerifyOrder,
         by: &str,
-    ) -> Result<RequestOutcome, ControlError>;
+    ) -> Result<RequestOutcome, ControlError> {
+        self.request(id, Request::Verify(order), by).await
+    }
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError>;
     /// The report, signed, in the form that can be checked later.
     fn sign(&self, report: &Report) -> Result<SignedReport, ControlError>;

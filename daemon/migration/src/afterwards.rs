@@ -17,6 +17,7 @@ use warmd_cbt::store::StoreError;
 use warmd_core::{
     clock, format,
     model::{
+        event_kind::EventKind,
         id::{MigrationId, VmId},
         machine::PowerState,
         state::State,
@@ -37,9 +38,6 @@ const SILENT: Duration = Duration::from_hours(1);
 /// The time limit of one answer.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// The kind of the journal lines about a finding.
-const KIND: &str = "error";
-
 /// What to do when both run.
 const BOTH: &str = "it was started on the source after the target VM was started, and neither has what the other writes: stop \
                     it on the source, and find out who starts it (a person, high availability, a backup tool)";
@@ -52,7 +50,7 @@ pub(super) async fn source_is_off(context: &Context) -> Result<bool, WorkError> 
         Ok(true) => {
             let text =
                 format!("the source VM runs: {BOTH}; then resume, or go back to the source with `rollback`");
-            let line = context.journal_entry("warmd", KIND, text.clone());
+            let line = context.journal_entry("warmd", EventKind::Error, text.clone());
             tracing::error!(migration = %context.id, vm = %context.machine.name, "{text}");
             context.store.save_source_ran(context.id, Some(clock::now()), vec![line]).await?;
             Err(WorkError::operator(text))
@@ -183,7 +181,7 @@ async fn look_at(manager: &Manager, row: &MigrationRow, silences: &Silences) -> 
                 format::span(silent.as_secs_f64())
             );
             tracing::warn!(migration = %row.id, "{text}");
-            return manager.store.append_events(vec![line(row, "warning", text)]).await;
+            return manager.store.append_events(vec![line(row, EventKind::Warning, text)]).await;
         }
     };
     if runs == row.source_seen_running_at.is_some() {
@@ -200,12 +198,11 @@ async fn look_at(manager: &Manager, row: &MigrationRow, silences: &Silences) -> 
     } else {
         format!("the source VM of {} is off again", row.vm_name)
     };
-    let line = line(row, if runs { KIND } else { "warning" }, text);
+    let line = line(row, if runs { EventKind::Error } else { EventKind::Warning }, text);
     manager.store.save_source_ran(row.id, runs.then_some(line.at), vec![line]).await
 }
 
 /// A line of the migration's journal.
-fn line(row: &MigrationRow, kind: &str, text: String) -> EventView {
-    let (by, kind) = ("warmd".to_owned(), kind.to_owned());
-    EventView { at: clock::now(), migration: Some(row.id), by, kind, text }
+fn line(row: &MigrationRow, kind: EventKind, text: String) -> EventView {
+    EventView { at: clock::now(), migration: Some(row.id), by: "warmd".to_owned(), kind, text }
 }

@@ -18,6 +18,7 @@ use warmd_cbt::{
 use warmd_core::{
     clock, crash, format,
     model::{
+        event_kind::EventKind,
         state::State,
         verify::Amount,
         view::{AuditView, PassKind},
@@ -108,13 +109,13 @@ pub(super) async fn run(
         limits: context.shares(&row.key),
         stop: halt.clone(),
     };
-    let cuts_over = matches!(context.live.view().state, State::CuttingOver { .. });
+    let cuts_over = matches!(context.state(), State::CuttingOver { .. });
     let deadline = if cuts_over { CUTOVER_DEADLINE } else { DEADLINE };
     let (view, next) = if let Some(found) = within(deadline, audit(job), &halt, stop).await {
         if let Some(error) = &found.failed {
             // The pass reads the same disk and classifies its failures better.
             let text = format!("disk {}: change tracking not audited to the end: {error}", row.key);
-            context.log_event("warning", text).await;
+            context.log_event(EventKind::Warning, text).await;
         }
         viewed(&found, deadline, stop)
     } else {
@@ -242,7 +243,7 @@ async fn tell(context: &Context, row: &DiskRow, fault: &str) {
         row.key
     );
     tracing::error!(migration = %context.id, vm = %context.machine.name, "{text}");
-    context.log_event("tracking-fault", text).await;
+    context.log_event(EventKind::TrackingFault, text).await;
 }
 
 /// Makes the pass compare the whole disk: the snapshot stays, and with it the mark.

@@ -22,6 +22,8 @@ use warmd_core::{
     model::{
         boot::BootCheck,
         conversion::Conversion,
+        cutover_record::CutoverRecord,
+        event_kind::EventKind,
         id::{DiskKey, MigrationId, VmId},
         machine::Machine,
         plan::Plan,
@@ -33,7 +35,7 @@ use warmd_core::{
 };
 use warmd_metrics::Metrics;
 use warmd_schedules::{forecast::Ceiling, rules::Rules, schedule::Problems};
-use warmd_store::{Cutover, DiskRow, Store, StoreError};
+use warmd_store::{DiskRow, Store, StoreError};
 
 use super::{
     admission::Admissions,
@@ -90,7 +92,9 @@ pub struct Context {
     /// The names of the endpoints at its start.
     endpoint_names: (String, String),
     pub live: Arc<StatusPublisher>,
-    cutover: Mutex<Cutover>,
+    /// As saved; the driver alone changes it.
+    state: Mutex<State>,
+    cutover: Mutex<CutoverRecord>,
     ledgers: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Ledger>>>,
     baselines: tokio::sync::Mutex<BTreeMap<DiskId, Arc<Mutex<LatencyBaseline>>>>,
     /// When an earlier daemon requested the target VM's start, if it did in the resumed cutover.
@@ -133,7 +137,8 @@ pub struct ContextParts {
     pub endpoint_names: (String, String),
     pub live: Arc<StatusPublisher>,
     /// As in the store.
-    pub cutover: Cutover,
+    pub state: State,
+    pub cutover: CutoverRecord,
 }
 
 impl Context {
@@ -155,10 +160,11 @@ impl Context {
             groups,
             endpoint_names,
             live,
+            state,
             cutover,
         } = parts;
         let start_requested_before_restart = cutover.start_requested_at;
-        let (plan, cutover) = (watch::Sender::new(plan), Mutex::new(cutover));
+        let (plan, state, cutover) = (watch::Sender::new(plan), Mutex::new(state), Mutex::new(cutover));
         let ledgers = tokio::sync::Mutex::default();
         let latest = Mutex::new(machine.clone());
         Self {
@@ -177,6 +183,7 @@ impl Context {
             groups,
             endpoint_names,
             live,
+            state,
             cutover,
             ledgers,
             baselines: tokio::sync::Mutex::default(),
@@ -203,7 +210,7 @@ impl Context {
 
     /// Whether a cutover is in progress.
     pub(super) fn is_cutting_over(&self) -> bool {
-        matches!(self.live.view().state, State::CuttingOver { .. })
+        matches!(self.state(), State::CuttingOver { .. })
     }
 
     /// Whether leftovers of an earlier daemon on the source were ended since the start.
@@ -241,18 +248,28 @@ impl Context {
         self.plan.send_replace(plan);
     }
 
+    /// The state, as last saved.
+    pub fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over the state of a saved step.
+    pub(super) fn set_state(&self, state: State) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
     /// The record of the last cutover.
-    pub fn cutover(&self) -> Cutover {
+    pub fn cutover(&self) -> CutoverRecord {
         self.cutover.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes over the cutover record of a saved step.
-    pub fn set_cutover(&self, cutover: Cutover) {
+    pub fn set_cutover(&self, cutover: CutoverRecord) {
         *self.cutover.lock().unwrap_or_else(PoisonError::into_inner) = cutover;
     }
 
     /// Changes the cutover record, durably.
-    pub async fn remember(&self, change: impl FnOnce(&mut Cutover)) -> Result<(), StoreError> {
+    pub async fn remember(&self, change: impl FnOnce(&mut CutoverRecord)) -> Result<(), StoreError> {
         let mut cutover = self.cutover();
         change(&mut cutover);
         self.store.save_cutover(self.id, cutover.clone()).await?;
@@ -330,14 +347,13 @@ impl Context {
     }
 
     /// A line of this migration's journal.
-    pub fn journal_entry(&self, by: &str, kind: &str, text: String) -> EventView {
-        let (by, kind) = (by.to_owned(), kind.to_owned());
-        EventView { at: clock::now(), migration: Some(self.id), by, kind, text }
+    pub fn journal_entry(&self, by: &str, kind: EventKind, text: String) -> EventView {
+        EventView { at: clock::now(), migration: Some(self.id), by: by.to_owned(), kind, text }
     }
 
     /// Writes a line to the journal and the log. A journal that cannot be written must not stop the work.
-    pub async fn log_event(&self, kind: &str, text: String) {
-        tracing::info!(migration = %self.id, vm = %self.machine.name, kind, "{text}");
+    pub async fn log_event(&self, kind: EventKind, text: String) {
+        tracing::info!(migration = %self.id, vm = %self.machine.name, kind = kind.as_str(), "{text}");
         if let Err(error) = self.store.append_events(vec![self.journal_entry("warmd", kind, text)]).await {
             tracing::error!(migration = %self.id, %error, "journal not written");
         }
@@ -347,7 +363,7 @@ impl Context {
     pub async fn warn(&self, text: String) {
         if !self.live.view().warnings.contains(&text) {
             self.live.update(|view| view.warnings.push(text.clone()));
-            self.log_event("warning", text).await;
+            self.log_event(EventKind::Warning, text).await;
         }
     }
 

@@ -28,15 +28,17 @@ use warmd_core::{
     format::{bytes, seconds_between, span},
     model::{
         conversion::{ConversionView, ConvertedDisk, Converter, machine_back},
+        event_kind::EventKind,
         id::{DiskKey, MigrationId, VmId},
         machine::Machine,
+        outcome::PhaseOutcome,
     },
     targets::{
         DiskSpec, LastWriter,
         conversion_overlay::{ConversionOverlay, Overlays},
     },
 };
-use warmd_store::{ConversionRow, NO_CONVERSION, StoreError};
+use warmd_store::{ConversionRow, StoreError};
 
 use super::{
     context::Context,
@@ -129,9 +131,9 @@ async fn overlay_of(context: &Context) -> Result<&dyn ConversionOverlay, WorkErr
 }
 
 /// Runs the plan's conversion, if it has one; returns the outcome.
-pub(super) async fn run(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+pub(super) async fn run(context: &Context, stop: &StopSignal) -> Result<PhaseOutcome, WorkError> {
     let conversion = context.conversion();
-    let Some(converter) = conversion.converter() else { return Ok(Some(NO_CONVERSION.to_owned())) };
+    let Some(converter) = conversion.converter() else { return Ok(PhaseOutcome::NotInPlan) };
     cutover::fence(context).await?;
     cutover::drained_by_ledger(context, None).await?;
     let (overlay, disks) = (overlay_of(context).await?, context.made_disks().await?);
@@ -152,7 +154,7 @@ pub(super) async fn run(context: &Context, stop: &StopSignal) -> Result<Option<S
         context.warn(format!("what the conversion worked on is not removed: {error}")).await;
     }
     crash::point("conversion.lowered");
-    Ok(Some(told))
+    Ok(PhaseOutcome::DoneWith(told))
 }
 
 /// Runs the command; returns the machine if the command changed it.
@@ -165,7 +167,7 @@ async fn command(
     let answer = overlays.folder.join(ANSWER);
     let input = facts(context, overlays, &given, &answer)?;
     let names: Vec<_> = overlays.disks.iter().map(|disk| disk.key.to_string()).collect();
-    context.log_event("conversion", format!("{program} begins on {}", names.join(", "))).await;
+    context.log_event(EventKind::Conversion, format!("{program} begins on {}", names.join(", "))).await;
     let begun = clock::now();
     let latest = Mutex::new(String::new());
     let mut tell = |line: &str| line.clone_into(&mut latest.lock().unwrap_or_else(PoisonError::into_inner));
@@ -178,7 +180,7 @@ async fn command(
     };
     let ended = shown(context, program, program::run_told(&order, &mut tell), &latest).await;
     if !ended.said.is_empty() {
-        context.log_event("conversion", format!("{program} says:\n{}", ended.said)).await;
+        context.log_event(EventKind::Conversion, format!("{program} says:\n{}", ended.said)).await;
     }
     if let Some(fault) = ended.fault {
         let last = latest.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -186,7 +188,7 @@ async fn command(
         return Err(WorkError::operator(format!("the conversion failed: {program}: {fault}{last}")));
     }
     let took = span(seconds_between(begun, clock::now()));
-    context.log_event("conversion", format!("{program} ended well after {took}")).await;
+    context.log_event(EventKind::Conversion, format!("{program} ended well after {took}")).await;
     let useless = |why: String| {
         WorkError::operator(format!("the machine that {program} handed back cannot be used: {why}"))
     };
@@ -255,7 +257,7 @@ async fn shown<T>(
             }
         });
         if noted.elapsed() >= NOTE_EVERY {
-            context.log_event("conversion", format!("{program}: {line}")).await;
+            context.log_event(EventKind::Conversion, format!("{program}: {line}")).await;
             noted = Instant::now();
         }
         seen = line;

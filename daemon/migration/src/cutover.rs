@@ -15,9 +15,11 @@ use warmd_core::{
     clock, crash,
     model::{
         conversion::ConversionView,
+        event_kind::EventKind,
         id::DiskKey,
         machine::PowerState,
-        phase::{NOT_STARTED, Phase, STARTED_OUTSIDE},
+        outcome::PhaseOutcome,
+        phase::{Phase, PhaseDeadline},
         plan::VerifyMode,
         view::{PassKind, VerifyResult},
     },
@@ -56,21 +58,21 @@ const ANSWER: Duration = Duration::from_secs(30);
 pub fn deadline(context: &Context, phase: Phase) -> Duration {
     let plan = context.plan();
     let policy = &plan.cutover;
-    match phase {
-        Phase::CatchUpDelta | Phase::FinalDelta => policy.delta_deadline,
-        Phase::StopSource => policy.graceful_shutdown + POWER_MARGIN,
-        Phase::Verify => policy.verify_deadline,
-        Phase::Convert => conversion::deadline(context),
-        Phase::CreateVm | Phase::StartVm => policy.create_deadline,
-        Phase::BootCheck => {
+    match phase.spec().deadline {
+        PhaseDeadline::Delta => policy.delta_deadline,
+        PhaseDeadline::Shutdown => policy.graceful_shutdown + POWER_MARGIN,
+        PhaseDeadline::Verify => policy.verify_deadline,
+        PhaseDeadline::Conversion => conversion::deadline(context),
+        PhaseDeadline::Create => policy.create_deadline,
+        PhaseDeadline::BootCheck => {
             policy.min_uptime + policy.create_deadline + context.boot_check().deadline + BOOT_MARGIN
         }
-        Phase::Cleanup => RELEASE_DEADLINE,
+        PhaseDeadline::Cleanup => RELEASE_DEADLINE,
     }
 }
 
-/// Runs one phase; returns its outcome in words, if there is one.
-pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+/// Runs one phase; returns its outcome.
+pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<PhaseOutcome, WorkError> {
     crash::point(&format!("phase.{phase}.begin"));
     let outcome = match phase {
         Phase::CatchUpDelta => catch_up_delta(context, stop).await,
@@ -99,7 +101,7 @@ pub(super) async fn unless_stopped<T>(
     }
 }
 
-async fn catch_up_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+async fn catch_up_delta(context: &Context, stop: &StopSignal) -> Result<PhaseOutcome, WorkError> {
     // Recorded before anything is stopped: an undo restores this, and the target VM stays off if the source
     // VM was off.
     let power = context.source.power(&context.vm).await?;
@@ -111,10 +113,10 @@ async fn catch_up_delta(context: &Context, stop: &StopSignal) -> Result<Option<S
     context.source.can_finish(&context.vm, &disks).await?;
     conversion::check(context).await?;
     admission::pass(context, PassKind::Delta, stop, None).await?.drained()?;
-    Ok(None)
+    Ok(PhaseOutcome::Done)
 }
 
-async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
+async fn stop_source(context: &Context) -> Result<PhaseOutcome, WorkError> {
     machine_changes::room_to_stop(context).await?;
     let policy = ShutdownPolicy {
         graceful: context.plan().cutover.graceful_shutdown,
@@ -137,10 +139,10 @@ async fn stop_source(context: &Context) -> Result<Option<String>, WorkError> {
         })
         .await?;
     hold_off(context).await?;
-    Ok(Some(how.to_string()))
+    Ok(PhaseOutcome::DoneWith(how.to_string()))
 }
 
-async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+async fn final_delta(context: &Context, stop: &StopSignal) -> Result<PhaseOutcome, WorkError> {
     // A crash may have left the VM started for reading only; end that, so that it does not count as a foreign
     // start.
     context.source.end_snapshot(&context.vm, context.id).await?;
@@ -151,10 +153,10 @@ async fn final_delta(context: &Context, stop: &StopSignal) -> Result<Option<Stri
     // The overlays of a conversion that a crash cut off.
     conversion::remove_overlays(context).await?;
     admission::pass(context, PassKind::Final, stop, None).await?.drained()?;
-    Ok(None)
+    Ok(PhaseOutcome::Done)
 }
 
-async fn verify_phase(context: &Context, stop: &StopSignal) -> Result<Option<String>, WorkError> {
+async fn verify_phase(context: &Context, stop: &StopSignal) -> Result<PhaseOutcome, WorkError> {
     context.source.end_snapshot(&context.vm, context.id).await?;
     fence(context).await?;
     let order = verify::owed(context).await?;
@@ -162,7 +164,7 @@ async fn verify_phase(context: &Context, stop: &StopSignal) -> Result<Option<Str
         VerifyMode::None => {
             done_by_ledger(context).await?;
             record_roots(context, None).await?;
-            return Ok(Some("the plan asks for none".to_owned()));
+            return Ok(PhaseOutcome::NotInPlan);
         }
         VerifyMode::Readback => {
             done_by_ledger(context).await?;
@@ -178,7 +180,7 @@ async fn verify_phase(context: &Context, stop: &StopSignal) -> Result<Option<Str
         None => Err(WorkError::passing("verification was stopped before its end")),
         Some(result) if result.passed() => {
             record_roots(context, Some(&result)).await?;
-            Ok(Some(verify::describe_success(&result)))
+            Ok(PhaseOutcome::DoneWith(verify::describe_success(&result)))
         }
         Some(result) => Err(WorkError::operator(format!(
             "the target does not hold what the source held: {}; these extents will be copied again in the next pass",
@@ -213,7 +215,7 @@ async fn record_roots(context: &Context, result: Option<&VerifyResult>) -> Resul
     Ok(())
 }
 
-async fn create(context: &Context) -> Result<Option<String>, WorkError> {
+async fn create(context: &Context) -> Result<PhaseOutcome, WorkError> {
     fence(context).await?;
     done_by_ledger(context).await?;
     let converted = conversion::in_force(context).await?.and_then(|conversion| conversion.machine);
@@ -227,22 +229,22 @@ async fn create(context: &Context) -> Result<Option<String>, WorkError> {
     context.remember(|cutover| cutover.create_requested = true).await?;
     context.see_started(false);
     context.target.create(&request).await?;
-    Ok(None)
+    Ok(PhaseOutcome::Done)
 }
 
-async fn start(context: &Context) -> Result<Option<String>, WorkError> {
+async fn start(context: &Context) -> Result<PhaseOutcome, WorkError> {
     if !was_running(context) {
-        return Ok(Some(format!("{NOT_STARTED}: the source was off when the cutover began")));
+        return Ok(PhaseOutcome::NotStarted);
     }
     // The VM was seen running before a restart: `boot-check` reports its state since, and there is only
     // forward.
     if context.cutover().target_running.is_some() {
-        return Ok(Some("it ran already".to_owned()));
+        return Ok(PhaseOutcome::DoneWith("it ran already".to_owned()));
     }
     // After a restart the VM may run already: then there is only forward, regardless of other findings.
     if matches!(context.target.look(context.id).await?, MachineState::Running | MachineState::Starting) {
         remember_running(context).await?;
-        return Ok(Some("it ran already".to_owned()));
+        return Ok(PhaseOutcome::DoneWith("it ran already".to_owned()));
     }
     // The daemon ended during the start, and the target VM does not run. Whether it or the source VM ran
     // meanwhile is unknown: the disks are not handed over in that state.
@@ -268,7 +270,7 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
     // From here on the target VM may change the disks, which no state restored from a copy knows.
     hand_over(context, false).await?;
     let outcome = match context.target.start(context.id).await {
-        Ok(()) => None,
+        Ok(()) => PhaseOutcome::Done,
         Err(error) if error.kind == TargetErrorKind::Refused => {
             context.target.note_writer(context.id, noted).await?;
             context
@@ -280,7 +282,9 @@ async fn start(context: &Context) -> Result<Option<String>, WorkError> {
         }
         // Whether the VM runs decides between forward and undo, so the answer of `start` alone is not enough.
         Err(error) => match context.target.look(context.id).await {
-            Ok(MachineState::Running | MachineState::Starting) => Some(format!("runs, though: {error}")),
+            Ok(MachineState::Running | MachineState::Starting) => {
+                PhaseOutcome::DoneWith(format!("runs, though: {error}"))
+            }
             _ => return Err(error.into()),
         },
     };
@@ -335,9 +339,9 @@ async fn remember_running(context: &Context) -> Result<(), WorkError> {
     Ok(())
 }
 
-async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
+async fn watch(context: &Context) -> Result<PhaseOutcome, WorkError> {
     if !was_running(context) {
-        return Ok(None);
+        return Ok(PhaseOutcome::Done);
     }
     hand_over(context, true).await?;
     let mut running_since = None;
@@ -347,14 +351,14 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
     loop {
         afterwards::source_is_off(context).await?;
         match context.target.look(context.id).await {
-            Ok(MachineState::NotManaged) => return Ok(Some(STARTED_OUTSIDE.to_owned())),
+            Ok(MachineState::NotManaged) => return Ok(PhaseOutcome::StartedOutside),
             Ok(MachineState::Running) => {
                 let since = *running_since.get_or_insert_with(tokio::time::Instant::now);
                 checks.look(context).await;
                 if checks.all_seen() {
                     if since.elapsed() >= context.plan().cutover.min_uptime {
                         let span = humantime::format_duration(context.plan().cutover.min_uptime);
-                        return Ok(Some(checks.seen(format!("ran for {span}"))));
+                        return Ok(PhaseOutcome::DoneWith(checks.seen(format!("ran for {span}"))));
                     }
                 } else if begun.elapsed() >= wanted.deadline {
                     return Err(WorkError::operator(format!(
@@ -384,14 +388,14 @@ async fn watch(context: &Context) -> Result<Option<String>, WorkError> {
     }
 }
 
-async fn release(context: &Context) -> Result<Option<String>, WorkError> {
+async fn release(context: &Context) -> Result<PhaseOutcome, WorkError> {
     // First, regardless of the source's host: the target VM must start with its own host.
     if context.cutover().hold_off.is_some_and(|was| was.autostart) {
         context.target.set_autostart(context.id, true).await?;
         if !context.target.keeps_autostart() {
             let text = "the source VM was started together with its host, and whether the target VM is, the target does not \
                         keep: set that where it runs";
-            context.log_event("warning", text.to_owned()).await;
+            context.log_event(EventKind::Warning, text.to_owned()).await;
         }
     }
     if !afterwards::source_is_off(context).await? {
@@ -411,7 +415,7 @@ async fn release(context: &Context) -> Result<Option<String>, WorkError> {
     if let Err(error) = context.target.tidy(context.id).await {
         tracing::warn!(migration = %context.id, %error, "what earlier target VMs left beside the disks is still there");
     }
-    Ok(None)
+    Ok(PhaseOutcome::Done)
 }
 
 /// Reports leftovers that stay on the source permanently.
@@ -419,7 +423,7 @@ async fn tell(context: &Context, leftovers: Vec<Leftover>) {
     let left: Vec<_> = leftovers.iter().map(ToString::to_string).collect();
     context.live.update(|view| view.left_behind.clone_from(&left));
     for text in left {
-        context.log_event("warning", text).await;
+        context.log_event(EventKind::Warning, text).await;
     }
 }
 

@@ -11,9 +11,11 @@ use warmd_core::{
     clock,
     format::moment,
     model::{
+        event_kind::EventKind,
         hook::HookSide,
         id::MigrationId,
-        phase::Phase,
+        outcome::PhaseOutcome,
+        phase::{HooksAfter, Phase},
         transition::StateWork,
         verify::VerifyOrder,
         view::{CutoverView, PassKind, PhaseView},
@@ -45,9 +47,6 @@ const LONG: Duration = Duration::from_mins(5);
 /// How often the daemon may end during a phase of one cutover and the phase is repeated, within its deadline.
 const MOST_CUT: u32 = 20;
 
-/// The beginning of a failed phase's outcome.
-pub(super) const PHASE_FAILED: &str = "failed: ";
-
 /// Runs `doing` with retries: undo, rollback and clean-up without end, a phase until its deadline; other work
 /// without end where a temporary obstacle blocks it, else a limited number of times.
 pub(super) async fn run_with_retries(
@@ -62,18 +61,17 @@ pub(super) async fn run_with_retries(
     admission::enter(context, doing, stop).await?;
     let StateWork::Phase(phase) = doing else { return attempts(context, doing, stop).await };
     // Outside the phase's deadline: each hook has its own.
-    if phase == Phase::BootCheck {
+    if let Some(before) = phase.previous().filter(|phase| phase.spec().hooks_after == HooksAfter::InTheNext) {
         // Only past the point of no return: before it the target VM runs already, and a failure would cause
         // an undo.
-        with_hooks(context, (Phase::StartVm, HookSide::After), phase, stop).await?;
+        with_hooks(context, (before, HookSide::After), phase, stop).await?;
     }
     with_hooks(context, (phase, HookSide::Before), phase, stop).await?;
     attempts(context, doing, stop).await?;
-    if phase == Phase::StartVm {
-        return Ok(());
+    if phase.spec().hooks_after == HooksAfter::AtItsEnd {
+        with_hooks(context, (phase, HookSide::After), phase, stop).await?;
     }
-    with_hooks(context, (phase, HookSide::After), phase, stop).await?;
-    if phase == Phase::CreateVm {
+    if phase.spec().has_barrier {
         // Outside its deadline: the wait depends on other VMs.
         groups::pass(context, stop).await?;
     }
@@ -107,7 +105,7 @@ async fn with_hooks(
     let mut waiting = RetryReporter::new(context);
     let error = loop {
         let Err(error) = hooks::run(context, phase, when, stop).await else { return Ok(()) };
-        if error.remedy == Remedy::Operator || stop.is_stopped() {
+        if matches!(error.remedy, Remedy::Operator | Remedy::NextWindow) || stop.is_stopped() {
             break error;
         }
         let Some(pause) = retry.next_pause() else { break error };
@@ -116,7 +114,7 @@ async fn with_hooks(
     };
     context.waits_no_more();
     let (attempt, now) = (context.cutover().attempt, clock::now());
-    let outcome = format!("{PHASE_FAILED}{error}");
+    let outcome = PhaseOutcome::Failed(error.to_string());
     if when == HookSide::Before || within != phase {
         context.store.begin_phase(context.id, attempt, within, now).await?;
         show_phase(context, PhaseView { phase: within, started: now, ended: None, outcome: None });
@@ -214,7 +212,9 @@ impl<'a> Patience<'a> {
 fn is_final(error: &WorkError, doing: StateWork) -> bool {
     match error.remedy {
         Remedy::NeedsDecision => true,
-        Remedy::Operator => !matches!(doing, StateWork::Undo(_) | StateWork::RollBack | StateWork::Clean),
+        Remedy::Operator | Remedy::NextWindow => {
+            !matches!(doing, StateWork::Undo(_) | StateWork::RollBack | StateWork::Clean)
+        }
         Remedy::Retry | Remedy::Wait => false,
     }
 }
@@ -256,11 +256,11 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
     let result = tokio::select! {
         biased;
         result = &mut running => result,
-        why = context.groups.halted(context.id), if phase < Phase::StartVm => {
+        why = context.groups.halted(context.id), if phase.spec().can_be_aborted => {
             stop.stop();
             // The work that it started ends cleanly, or is cut off at its deadline.
             running.await.ok();
-            Ok(Err(WorkError::operator(why)))
+            Ok(Err(WorkError::halted(why)))
         }
     };
     let result = result.unwrap_or_else(|_| {
@@ -270,8 +270,8 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
         )))
     });
     let outcome = match &result {
-        Ok(note) => note.clone().unwrap_or_else(|| "done".to_owned()),
-        Err(error) => format!("{PHASE_FAILED}{error}"),
+        Ok(outcome) => outcome.clone(),
+        Err(error) => PhaseOutcome::Failed(error.to_string()),
     };
     end_phase(context, attempt, phase, outcome).await?;
     result.map(|_| ())
@@ -288,7 +288,8 @@ fn in_time(
     deadline: Duration,
 ) -> Result<(), WorkError> {
     let is_late = age > deadline;
-    if cut == 0 || !(is_late || cut > MOST_CUT) || !phase.source_may_be_off() || phase >= Phase::StartVm {
+    let can_end = phase.source_may_be_off() && phase.spec().can_be_aborted;
+    if cut == 0 || !(is_late || cut > MOST_CUT) || !can_end {
         return Ok(());
     }
     let times = if cut == 1 { "once".to_owned() } else { format!("{cut} times") };
@@ -300,7 +301,12 @@ fn in_time(
     )))
 }
 
-async fn end_phase(context: &Context, attempt: u32, phase: Phase, outcome: String) -> Result<(), WorkError> {
+async fn end_phase(
+    context: &Context,
+    attempt: u32,
+    phase: Phase,
+    outcome: PhaseOutcome,
+) -> Result<(), WorkError> {
     context.store.end_phase(context.id, attempt, phase, clock::now(), &outcome).await?;
     let downtime = forecast::measured_downtime(&context.cutover());
     context.live.update(|view| {
@@ -337,7 +343,7 @@ pub(super) async fn verify_alone(
         Ok(None) => "it was stopped before its end; asked for again, it goes on".to_owned(),
         Err(error) => error.to_string(),
     };
-    context.log_event("verification", format!("no result: {error}")).await;
+    context.log_event(EventKind::Verification, format!("no result: {error}")).await;
     context.live.update(|view| {
         if let Some(verification) = &mut view.verification {
             (verification.ended, verification.error) = (Some(clock::now()), Some(error));

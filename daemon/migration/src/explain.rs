@@ -77,7 +77,7 @@ async fn subject(
     plan: &Plan,
     whose: ExplainTarget<'_>,
 ) -> Result<Option<Subject>, ControlError> {
-    let is_finished = |handle: &DriverHandle| handle.context.live.view().state.is_final();
+    let is_finished = |handle: &DriverHandle| handle.context.state().is_final();
     let of_plan = || {
         let all = manager.handles().into_iter();
         all.filter(|handle| handle.context.plan().name == plan.name && !is_finished(handle))

@@ -10,6 +10,7 @@ use warmd_cbt::{
     verify::VerifyError,
 };
 use warmd_core::{
+    model::transition::FailureCause,
     sources::{SourceError, SourceErrorKind},
     targets::{TargetError, TargetErrorKind},
 };
@@ -24,6 +25,8 @@ pub enum Remedy {
     Wait,
     /// An operator's action, then `resume`.
     Operator,
+    /// The next cutover window: this one closed before the cutover, or that of a VM of its group, was admitted.
+    NextWindow,
     /// An operator's decision for the source VM or the target VM; until then nothing is done or undone.
     NeedsDecision,
 }
@@ -41,6 +44,15 @@ impl WorkError {
     /// A failure that an operator must look at.
     pub fn operator(reason: impl Into<String>) -> Self {
         Self { remedy: Remedy::Operator, cause: reason.into().into() }
+    }
+
+    /// The end of a cutover because its group is halted.
+    pub fn halted(why: String) -> Self {
+        let remedy = match FailureCause::saved_as(&why) {
+            FailureCause::CutoverWindowClosed => Remedy::NextWindow,
+            FailureCause::Other => Remedy::Operator,
+        };
+        Self { remedy, cause: why.into() }
     }
 
     /// A temporary failure.

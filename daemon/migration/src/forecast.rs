@@ -11,8 +11,8 @@ use warmd_core::{
     clock,
     model::{
         conversion::Conversion,
+        cutover_record::CutoverRecord,
         forecast::{ForecastRange, ForecastView},
-        phase::Phase,
         plan::{Plan, VerifyMode},
     },
 };
@@ -20,7 +20,7 @@ use warmd_schedules::{
     forecast::{self as model, CutoverStep, Delta, GoNoGo, MeasuredStep, Prior, blame, go_or_no_go},
     rules::{PassHistory, Rules},
 };
-use warmd_store::{Cutover, MeasuredCutovers, StoreError};
+use warmd_store::{MeasuredCutovers, StoreError};
 
 use super::{
     context::Context,
@@ -139,7 +139,7 @@ fn steps<'a>(
         let prior = until(60.0, converter.timeout.as_secs_f64(), converter.timeout);
         steps.push(MeasuredStep { step: CutoverStep::Convert, seconds: &measured.convert, prior });
     }
-    let down = plan.hooks.iter().filter(|hook| (Phase::StopSource..=Phase::StartVm).contains(&hook.phase));
+    let down = plan.hooks.iter().filter(|hook| hook.phase.is_downtime());
     let longest: f64 =
         down.clone().map(|hook| hook.timeout.as_secs_f64() * f64::from(hook.retries + 1)).sum();
     let count = down.count() as f64;
@@ -174,7 +174,7 @@ pub(super) async fn veto(context: &Context) -> Option<String> {
 }
 
 /// Seconds from the source stopped to the target running; `None` until both have happened.
-pub fn measured_downtime(cutover: &Cutover) -> Option<f64> {
+pub fn measured_downtime(cutover: &CutoverRecord) -> Option<f64> {
     Some((cutover.target_running? - cutover.source_stopped?).as_seconds_f64())
 }
 
@@ -185,7 +185,7 @@ mod tests {
     #[test]
     fn the_downtime_runs_from_stop_to_start() {
         let at = |seconds| DateTime::from_timestamp(seconds, 0);
-        let mut cutover = Cutover { source_stopped: at(10), ..Cutover::default() };
+        let mut cutover = CutoverRecord { source_stopped: at(10), ..CutoverRecord::default() };
         assert_eq!(measured_downtime(&cutover), None);
         cutover.target_running = at(17);
         assert_eq!(measured_downtime(&cutover), Some(7.0));

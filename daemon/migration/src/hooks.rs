@@ -9,6 +9,7 @@ use warmd_core::{
     clock, crash,
     format::{seconds_between, span},
     model::{
+        event_kind::EventKind,
         hook::{Hook, HookSide, OnFailure},
         id::{DiskKey, MigrationId, VmId},
         machine::Machine,
@@ -101,11 +102,11 @@ async fn one(context: &Context, nth: u32, hook: &Hook, stop: &StopSignal) -> Res
         HookStatus::Ended => return Ok(()),
         HookStatus::CutOff => {
             let text = format!("{place}: {program} ran when the daemon ended, and is run again");
-            context.log_event("hook", text).await;
+            context.log_event(EventKind::Hook, text).await;
             true
         }
         HookStatus::New => {
-            context.log_event("hook", format!("{place}: {program} begins")).await;
+            context.log_event(EventKind::Hook, format!("{place}: {program} begins")).await;
             false
         }
     };
@@ -113,7 +114,7 @@ async fn one(context: &Context, nth: u32, hook: &Hook, stop: &StopSignal) -> Res
     let fault = tokio::select! {
         biased;
         () = stop.stopped() => {
-            context.log_event("hook", format!("{place}: {program} was stopped")).await;
+            context.log_event(EventKind::Hook, format!("{place}: {program} was stopped")).await;
             return Err(WorkError::passing(format!("hook {place} was stopped on request")));
         }
         fault = attempts(context, hook, again) => fault?,
@@ -130,7 +131,7 @@ async fn one(context: &Context, nth: u32, hook: &Hook, stop: &StopSignal) -> Res
         }
     }
     let Some(fault) = fault else {
-        context.log_event("hook", format!("{place}: {program} ended well after {took}")).await;
+        context.log_event(EventKind::Hook, format!("{place}: {program} ended well after {took}")).await;
         return Ok(());
     };
     let text = format!("hook {place} failed: {program}: {fault}");
@@ -161,13 +162,16 @@ async fn attempts(context: &Context, hook: &Hook, again: bool) -> Result<Option<
         };
         if !ended.said.is_empty() {
             context
-                .log_event("hook", format!("{}: {} says:\n{}", hook.place(), hook.program(), ended.said))
+                .log_event(
+                    EventKind::Hook,
+                    format!("{}: {} says:\n{}", hook.place(), hook.program(), ended.said),
+                )
                 .await;
         }
         let Some(fault) = ended.fault else { return Ok(None) };
         if hook.retries > 0 {
             let text = format!("{}: {} failed (try {attempt}): {fault}", hook.place(), hook.program());
-            context.log_event("hook", text).await;
+            context.log_event(EventKind::Hook, text).await;
         }
         if !retry.pause().await {
             return Ok(Some(fault));

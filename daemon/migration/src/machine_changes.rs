@@ -8,6 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use warmd_core::{
     model::{
+        event_kind::EventKind,
         hardware::HardwareElement,
         id::DiskKey,
         machine::Machine,
@@ -96,7 +97,7 @@ async fn renew(context: &Context, mut now: Machine) -> Result<(), StoreError> {
             "the source VM has changed: {}; the target is made as it is at the cutover",
             told.join("; ")
         );
-        context.log_event("warning", text).await;
+        context.log_event(EventKind::Warning, text).await;
     }
     Ok(())
 }
@@ -115,7 +116,7 @@ async fn differences(context: &Context, objections: &[Objection]) {
                 format!("the running source VM is not what its definition says: {}", found.join("; "))
             }
         };
-        context.log_event("warning", text).await;
+        context.log_event(EventKind::Warning, text).await;
     }
 }
 

@@ -17,7 +17,10 @@ use warmd_core::{
     clock,
     control::{ControlError, ControlErrorKind, EndpointInfo},
     model::{
+        decide::MigrationRecord,
+        event_kind::EventKind,
         id::MigrationId,
+        outcome::PassFailure,
         plan::Plan,
         quota::ConfiguredQuotas,
         view::{MigrationView, PassView},
@@ -47,8 +50,6 @@ use super::{
 
 /// Requests that may wait for one migration's driver.
 const INBOX: usize = 16;
-/// The text for a pass without an end of its own.
-const CUT_PASS: &str = "it was cut off; what it had drained stays drained";
 /// Changes by which a slow watcher may lag before it misses some.
 const CHANGES: usize = 1024;
 
@@ -160,7 +161,7 @@ impl Manager {
         manager.know_groups().await?;
         // No driver works before all are registered, on every way out: they would interfere.
         let _begin = manager.all_registered.clone().drop_guard();
-        if let Err(error) = manager.store.end_cut_passes(CUT_PASS).await {
+        if let Err(error) = manager.store.end_cut_passes().await {
             // For information only; a source that is off must not wait for it.
             tracing::error!(%error, "the ends of passes that were cut off are not stored");
         }
@@ -170,7 +171,7 @@ impl Manager {
         // Unreadable rows must not keep other migrations' sources off in the middle of their cutovers.
         for (name, error) in garbage {
             let text = format!("plan {name} cannot be read: apply it again, or restore the state ({error})");
-            manager.tell(None, "warning", text).await;
+            manager.tell(None, EventKind::Warning, text).await;
         }
         let found = manager.store.open_each().await.map_err(internal)?;
         for unreadable in found.unreadable {
@@ -230,11 +231,16 @@ impl Manager {
     }
 
     async fn start_driver(&self, row: MigrationRow, plan: Arc<Plan>) -> Result<DriverHandle, ControlError> {
-        let (id, state, scheduled_cutover) = (row.id, row.state.clone(), row.scheduled_cutover.clone());
+        let id = row.id;
+        // In a box: it is kept over the wait below, and the futures of callers are large.
+        let record = Box::new(MigrationRecord::saved(
+            row.state.clone(),
+            row.cutover.clone(),
+            row.scheduled_cutover.clone(),
+        ));
         let context = self.build_context(row, plan, true).await?;
         let (inbox, requests) = mpsc::channel(INBOX);
-        let driver =
-            Driver::new(Arc::clone(&context), (state, scheduled_cutover), requests, self.shutdown.clone());
+        let driver = Driver::new(Arc::clone(&context), *record, requests, self.shutdown.clone());
         let handle = DriverHandle { context: Arc::clone(&context), inbox };
         lock(&self.handles).insert(id, handle.clone());
         let (handles, limits) = (Arc::downgrade(&self.handles), Arc::clone(&self.limits));
@@ -302,6 +308,7 @@ impl Manager {
             groups: Arc::clone(&self.groups),
             endpoint_names: (row.source, row.target),
             live: StatusPublisher::new(view, self.changes.clone()),
+            state: row.state,
             cutover: row.cutover,
         })))
     }
@@ -430,7 +437,7 @@ impl std::fmt::Debug for Manager {
 
 /// Whether a pass got its end after the daemon that ran it had ended.
 pub(super) fn was_cut(pass: &PassView) -> bool {
-    pass.error.as_deref() == Some(CUT_PASS)
+    pass.error == Some(PassFailure::CutOff)
 }
 
 /// The error of a state that was not read: temporary, or because it is invalid.
@@ -438,7 +445,7 @@ pub(super) fn unread(error: impl Into<WorkError>) -> ControlError {
     let error = error.into();
     match error.remedy {
         Remedy::Wait | Remedy::Retry => ControlError::new(ControlErrorKind::Unavailable, error.to_string()),
-        Remedy::Operator | Remedy::NeedsDecision => internal(error),
+        Remedy::Operator | Remedy::NextWindow | Remedy::NeedsDecision => internal(error),
     }
 }
 

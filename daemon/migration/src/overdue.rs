@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use warmd_core::{
     clock, format,
     model::{
+        event_kind::EventKind,
         state::State,
         view::{MigrationView, PassView},
     },
@@ -25,10 +26,6 @@ use super::manager::{DriverHandle, Manager};
 
 /// The interval of the check.
 const EVERY: Duration = Duration::from_secs(30);
-
-/// The kinds of its journal lines.
-const BEGINS: &str = "alarm";
-const ENDS: &str = "alarm over";
 
 /// What is known of one migration's copy.
 #[derive(Debug, Default)]
@@ -88,14 +85,16 @@ async fn look(handle: &DriverHandle) {
     let context = &*handle.context;
     let mut known = context.overdue.known();
     let view = handle.view();
-    let ages = ages(&view.state, context.cutover().source_stopped.is_some());
+    let ages = ages(&context.state(), context.cutover().source_stopped.is_some());
     let rpo = context.plan().rpo_of(&context.machine.name, &context.vm).filter(|_| ages);
     // Without an RPO target, or with a source that no longer writes, the alarm ends.
     let Some(rpo) = rpo else {
         if known.told {
             known.told = false;
             context.overdue.keep(known);
-            context.log_event(ENDS, "how old the copy is does not matter any more".to_owned()).await;
+            context
+                .log_event(EventKind::AlarmOver, "how old the copy is does not matter any more".to_owned())
+                .await;
         }
         return;
     };
@@ -123,7 +122,7 @@ async fn look(handle: &DriverHandle) {
     known.told = age > rpo;
     context.overdue.keep(known);
     if let Some((kind, text)) = line {
-        if kind == BEGINS {
+        if kind == EventKind::Alarm {
             tracing::error!(migration = %context.id, vm = %context.machine.name, "{text}");
         }
         context.log_event(kind, text).await;
@@ -136,7 +135,7 @@ fn told(
     age: Duration,
     rpo: Duration,
     why: impl FnOnce() -> String,
-) -> Option<(&'static str, String)> {
+) -> Option<(EventKind, String)> {
     let (old, promised) = (format::span(age.as_secs_f64()), format::span(rpo.as_secs_f64()));
     match (is_told, age > rpo) {
         (false, true) => {
@@ -144,11 +143,12 @@ fn told(
             let text = format!(
                 "the copy is {old} old, and the plan promises {promised}: no pass since, because {why}"
             );
-            Some((BEGINS, text))
+            Some((EventKind::Alarm, text))
         }
-        (true, false) => {
-            Some((ENDS, format!("the copy is {old} old, and the plan promises {promised}: it is kept again")))
-        }
+        (true, false) => Some((
+            EventKind::AlarmOver,
+            format!("the copy is {old} old, and the plan promises {promised}: it is kept again"),
+        )),
         _ => None,
     }
 }
@@ -202,12 +202,12 @@ mod tests {
         for age in [1, 29, 30, 31, 32, 500, 30, 2, 31] {
             if let Some((kind, text)) = told(is_told, minutes(age), minutes(30), || "it is paused".to_owned())
             {
-                assert_eq!(text.contains("because it is paused"), kind == BEGINS, "{text}");
+                assert_eq!(text.contains("because it is paused"), kind == EventKind::Alarm, "{text}");
                 kinds.push((age, kind));
             }
             is_told = minutes(age) > minutes(30);
         }
-        assert_eq!(kinds, [(31, BEGINS), (30, ENDS), (31, BEGINS)]);
+        assert_eq!(kinds, [(31, EventKind::Alarm), (30, EventKind::AlarmOver), (31, EventKind::Alarm)]);
     }
 
     #[test]

@@ -28,7 +28,9 @@ use warmd_cbt::{
 use warmd_core::{
     clock, crash,
     model::{
+        event_kind::EventKind,
         id::DiskKey,
+        outcome::PassFailure,
         view::{DiskPassView, PassKind, PassView},
     },
     sources::{Snapshot, SnapshotRequest, SourceErrorKind},
@@ -123,7 +125,7 @@ pub async fn run(
             return Err(error.into());
         }
         // What was drained counts nevertheless.
-        context.log_event("warning", format!("snapshot not released, trying again: {error}")).await;
+        context.log_event(EventKind::Warning, format!("snapshot not released, trying again: {error}")).await;
         let again = context.source.end_snapshot(&context.vm, context.id).await;
         if result.is_ok() {
             again?;
@@ -248,7 +250,7 @@ async fn advance_all(
         {
             let text =
                 format!("disk {}: the source cannot say what changed ({why}); comparing all of it", row.key);
-            context.log_event("warning", text).await;
+            context.log_event(EventKind::Warning, text).await;
         }
         let view = DiskPassView {
             key: row.key.clone(),
@@ -428,7 +430,7 @@ pub(super) async fn tell_strain(context: &Context, disk: &DiskKey, held_back: u6
         "disk {disk}: reads took much longer than they used to: to spare the source, they were held back for {}",
         humantime::format_duration(Duration::from_millis(held_back))
     );
-    context.log_event("warning", text).await;
+    context.log_event(EventKind::Warning, text).await;
 }
 
 fn finish_view(
@@ -452,6 +454,7 @@ fn finish_view(
             }
         }
         let disks = disks.iter().map(|disk| disk.view.clone()).collect();
+        let error = error.map(PassFailure::Error);
         live.pass = Some(PassView { number, kind, started, ended: Some(clock::now()), error, cpu, disks });
     });
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, atomic::Ordering};
 use warmd_core::{
     clock,
     control::{Applied, ControlError, PlanChangeKind},
-    model::{id::MigrationId, plan::Plan, state::State, view::EventView},
+    model::{event_kind::EventKind, id::MigrationId, plan::Plan, state::State, view::EventView},
 };
 use warmd_store::{Created, NewMigration, StoreErrorKind};
 
@@ -71,11 +71,11 @@ impl Manager {
         let mut changes = plan_diff::of(self, before.as_ref(), &plan, &judged.machines);
         let theirs: Vec<_> =
             self.handles().into_iter().filter(|handle| handle.context.plan().name == plan.name).collect();
-        let open = theirs.iter().filter(|handle| !handle.context.live.view().state.is_final());
+        let open = theirs.iter().filter(|handle| !handle.context.state().is_final());
         let mut lines: Vec<_> = open
             .map(|handle| {
                 let text = plan_diff::applied_again(&handle.context.plan(), &plan);
-                handle.context.journal_entry(by, "request", text)
+                handle.context.journal_entry(by, EventKind::Request, text)
             })
             .collect();
         let mut applied = Applied { findings: judged.findings, ..Applied::default() };
@@ -92,7 +92,7 @@ impl Manager {
             at: clock::now(),
             migration: None,
             by: by.to_owned(),
-            kind: "plan".to_owned(),
+            kind: EventKind::Plan,
             text: format!("plan {}: {} started, {} kept", plan.name, new.len(), applied.kept.len()),
         });
         let made = self.store.apply_plan(&plan, clock::now(), lines, new).await.map_err(internal)?;
@@ -130,7 +130,7 @@ fn begun(plan: &Plan, subject: Subject, by: &str) -> NewMigration {
         at: created,
         migration: Some(id),
         by: by.to_owned(),
-        kind: "request".to_owned(),
+        kind: EventKind::Request,
         text: format!("begun by applying plan {}", plan.name),
     };
     NewMigration {

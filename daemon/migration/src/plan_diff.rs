@@ -28,7 +28,7 @@ pub(super) fn of(
         let by = pattern.as_ref().map_or_else(String::new, |pattern| format!(" (by {pattern:?})"));
         let (kind, text) = match migration {
             None => (PlanChangeKind::Start, format!("VM {vm}{by}, to {} as {name}", now.target)),
-            Some(id) => match manager.handle(*id).map(|handle| handle.context.live.view().state) {
+            Some(id) => match manager.handle(*id).map(|handle| handle.context.state()) {
                 Some(state) if !state.is_final() => (PlanChangeKind::Keep, format!("VM {vm}{by}, {state}")),
                 _ => (PlanChangeKind::Keep, format!("VM {vm}{by}, moved already")),
             },
@@ -36,14 +36,13 @@ pub(super) fn of(
         changes.push(PlanChange { kind, vm: Some(vm.clone()), migration: *migration, text });
     }
     for handle in manager.handles() {
-        let view = handle.context.live.view();
-        let is_named = subjects.iter().any(|subject| subject.migration == Some(view.id));
-        if view.plan == now.name && !view.state.is_final() && !is_named {
-            let text = format!(
-                "VM {}, {}: not named any more, and it goes on until it is cancelled",
-                view.vm_name, view.state
-            );
-            let (vm, migration) = (Some(view.vm_name), Some(view.id));
+        let (context, state) = (&handle.context, handle.context.state());
+        let is_named = subjects.iter().any(|subject| subject.migration == Some(context.id));
+        if context.plan().name == now.name && !state.is_final() && !is_named {
+            let name = &context.machine.name;
+            let text =
+                format!("VM {name}, {state}: not named any more, and it goes on until it is cancelled");
+            let (vm, migration) = (Some(name.clone()), Some(context.id));
             changes.push(PlanChange { kind: PlanChangeKind::Leave, vm, migration, text });
         }
     }

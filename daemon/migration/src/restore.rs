@@ -10,7 +10,7 @@ use warmd_core::{
 };
 use warmd_store::{MigrationRow, Store};
 
-use super::{doing::PHASE_FAILED, failure::WorkError, forecast};
+use super::{failure::WorkError, forecast};
 
 /// The initial view.
 pub async fn view(store: &Store, row: &MigrationRow) -> Result<MigrationView, WorkError> {
@@ -109,5 +109,5 @@ fn failure(row: &MigrationRow, last: Option<&PhaseView>) -> Option<String> {
     if let State::Undoing { reason, .. } = &row.state {
         return Some(reason.clone());
     }
-    last?.outcome.as_deref()?.strip_prefix(PHASE_FAILED).map(str::to_owned)
+    last?.outcome.as_ref()?.failure().map(str::to_owned)
 }

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use warmd_core::{
     crash,
     format::moment,
-    model::machine::PowerState,
+    model::{event_kind::EventKind, machine::PowerState},
     sources::{SourceError, SourceErrorKind},
     targets::{LastWriter, MachineState},
 };
@@ -99,7 +99,7 @@ pub(super) async fn roll_back(context: &Context) -> Result<(), WorkError> {
          them until the migration is resumed: then they are copied again, whole",
         loss(context)
     );
-    context.log_event("rollback", text).await;
+    context.log_event(EventKind::Rollback, text).await;
     Ok(())
 }
 

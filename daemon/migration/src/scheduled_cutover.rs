@@ -47,19 +47,6 @@ pub(super) fn is_ready(state: &State) -> bool {
     matches!(state, State::Synced | State::Syncing)
 }
 
-/// Whether a cutover can be scheduled in `state`.
-pub(super) fn is_before(state: &State) -> bool {
-    !matches!(
-        state,
-        State::CuttingOver { .. }
-            | State::Undoing { .. }
-            | State::RollingBack
-            | State::Cancelling
-            | State::Cancelled
-            | State::Done
-    )
-}
-
 /// The decision in `state` at `now`, by the VM's own rules.
 fn step(
     plan: &Plan,
@@ -68,7 +55,7 @@ fn step(
     state: &State,
     now: DateTime<Utc>,
 ) -> ScheduledStep {
-    if !is_before(state) {
+    if !state.is_before_cutover() {
         return ScheduledStep::None;
     }
     match (scheduled_cutover, rules) {
@@ -211,7 +198,7 @@ pub(super) async fn judged(
         let shown = ScheduledCutoverView { mode, begins: None, why, force: false };
         ScheduledStep::Wait { shown, until: Some(now + AGAIN) }
     };
-    if let Some(why) = context.groups.keeps(context.id).filter(|_| is_before(state)) {
+    if let Some(why) = context.groups.keeps(context.id).filter(|_| state.is_before_cutover()) {
         context.groups.mark_ready(context.id, None);
         return wait(why);
     }

@@ -11,6 +11,7 @@ use warmd_core::{
         JournalPage, PlanCutover,
     },
     model::{
+        event_kind::EventKind,
         group::GroupView,
         id::MigrationId,
         limit::{LimitChange, LimitView},
@@ -21,7 +22,6 @@ use warmd_core::{
         request::{Request, RequestOutcome},
         scheduled_cutover::CutoverOrder,
         state::State,
-        verify::VerifyOrder,
         view::{EventView, MigrationView},
     },
 };
@@ -138,18 +138,20 @@ impl Control for Manager {
         let open = self
             .handles()
             .into_iter()
-            .map(|handle| handle.context.live.view())
-            .find(|view| view.plan == name && !view.state.is_final());
+            .map(|handle| handle.context)
+            .find(|context| context.plan().name == name && !context.state().is_final());
         if let Some(open) = open {
             let message = format!(
                 "plan {name} still moves VM {} (migration {} is {}): finish or cancel it first",
-                open.vm_name, open.id, open.state
+                open.machine.name,
+                open.id,
+                open.state()
             );
             return Err(ControlError::new(ControlErrorKind::Refused, message));
         }
         self.store.delete_plan(name).await.map_err(internal)?;
         self.gate.forget_plan(name);
-        self.journal(by, "plan", format!("plan {name} deleted")).await
+        self.journal(by, EventKind::Plan, format!("plan {name} deleted")).await
     }
 
     async fn migrations(&self, plan: Option<&str>) -> Result<Vec<MigrationView>, ControlError> {
@@ -191,25 +193,7 @@ impl Control for Manager {
         request: Request,
         by: &str,
     ) -> Result<RequestOutcome, ControlError> {
-        self.command(id, request, (VerifyOrder::default(), CutoverOrder::default()), by).await
-    }
-
-    async fn cut_over(
-        &self,
-        id: MigrationId,
-        order: CutoverOrder,
-        by: &str,
-    ) -> Result<RequestOutcome, ControlError> {
-        self.command(id, order.request(), (VerifyOrder::default(), order), by).await
-    }
-
-    async fn verify(
-        &self,
-        id: MigrationId,
-        order: VerifyOrder,
-        by: &str,
-    ) -> Result<RequestOutcome, ControlError> {
-        self.command(id, Request::Verify, (order, CutoverOrder::default()), by).await
+        self.command(id, request, by).await
     }
 
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {
@@ -283,7 +267,6 @@ impl Manager {
         &self,
         id: MigrationId,
         request: Request,
-        (order, cutover): (VerifyOrder, CutoverOrder),
         by: &str,
     ) -> Result<RequestOutcome, ControlError> {
         self.check_readable(id)?;
@@ -296,8 +279,7 @@ impl Manager {
         for _ in 0..ASKED {
             let owner = self.owner(id).await?;
             let (answer, answered) = oneshot::channel();
-            let order = order.clone();
-            let command = OwnerRequest { request, order, cutover, by: by.to_owned(), answer };
+            let command = OwnerRequest { request: request.clone(), by: by.to_owned(), answer };
             if owner.inbox.send(command).await.is_ok()
                 && let Ok(outcome) = answered.await
             {
@@ -368,10 +350,12 @@ impl Manager {
 
     /// The migration that `key` names.
     pub(super) async fn find_migration(&self, key: &str) -> Result<MigrationId, ControlError> {
-        let views = self.handles().into_iter().map(|handle| handle.context.live.view());
-        let named =
-            |view: MigrationView| (view.id, Named { vm_name: view.vm_name, rank: Rank::of(&view.state) });
-        let mut known: BTreeMap<_, _> = views.map(named).collect();
+        let named = |handle: DriverHandle| {
+            let context = &handle.context;
+            let (vm_name, rank) = (context.machine.name.clone(), Rank::of(&context.state()));
+            (context.id, Named { vm_name, rank })
+        };
+        let mut known: BTreeMap<_, _> = self.handles().into_iter().map(named).collect();
         known.extend(
             self.all_unreadable()
                 .into_iter()
@@ -399,18 +383,16 @@ impl Manager {
         machine: &Machine,
     ) -> Result<Option<MigrationId>, ControlError> {
         for handle in self.handles() {
-            let view = handle.context.live.view();
-            let theirs = handle.context.plan();
-            if theirs.source != plan.source || view.vm != machine.id || view.state.is_final() {
+            let (id, theirs) = (handle.context.id, handle.context.plan());
+            let is_same = theirs.source == plan.source && handle.context.vm == machine.id;
+            if !is_same || handle.context.state().is_final() {
                 continue;
             }
             if theirs.name == plan.name {
-                return Ok(Some(view.id));
+                return Ok(Some(id));
             }
-            let message = format!(
-                "VM {} is moved by plan {} already (migration {})",
-                machine.name, theirs.name, view.id
-            );
+            let message =
+                format!("VM {} is moved by plan {} already (migration {})", machine.name, theirs.name, id);
             return Err(ControlError::new(ControlErrorKind::Refused, message));
         }
         if let Some(it) = self.unreadable_of(&plan.source, &machine.id) {
@@ -429,9 +411,8 @@ impl Manager {
         self.store.moved_by(&plan.name, &plan.source, &machine.id.0).await.map_err(internal)
     }
 
-    pub(super) async fn journal(&self, by: &str, kind: &str, text: String) -> Result<(), ControlError> {
-        let (by, kind) = (by.to_owned(), kind.to_owned());
-        let line = EventView { at: clock::now(), migration: None, by, kind, text };
+    pub(super) async fn journal(&self, by: &str, kind: EventKind, text: String) -> Result<(), ControlError> {
+        let line = EventView { at: clock::now(), migration: None, by: by.to_owned(), kind, text };
         self.store.append_events(vec![line]).await.map_err(internal)
     }
 }

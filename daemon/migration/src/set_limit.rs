@@ -7,6 +7,7 @@ use warmd_core::{
     clock,
     control::{Control as _, ControlError, ControlErrorKind},
     model::{
+        event_kind::EventKind,
         id::DiskKey,
         limit::{LimitChange, LimitScope, LimitView, SavedLimit, ScopeName, SetBy, in_words},
         plan::Plan,
@@ -40,7 +41,7 @@ impl Manager {
             };
             let open = match &view.scope {
                 LimitScope::Migration(id, _) => {
-                    self.handle(*id).is_some_and(|handle| !handle.context.live.view().state.is_final())
+                    self.handle(*id).is_some_and(|handle| !handle.context.state().is_final())
                 }
                 LimitScope::Global | LimitScope::Source(_) | LimitScope::Target(_) => true,
             };
@@ -101,7 +102,7 @@ impl Manager {
         let mut words = Vec::new();
         for handle in self.handles() {
             let context = &handle.context;
-            if context.plan().name == plan.name && !context.live.view().state.is_final() {
+            if context.plan().name == plan.name && !context.state().is_final() {
                 let disks = context.machine.disks.iter().map(|disk| &disk.key);
                 words.extend(Word::of_plan(context.id, &context.machine.name, disks, &plan.limits));
             }
@@ -134,7 +135,7 @@ impl Manager {
                  plan says does. Set it again, or reset it ({error})"
             );
             tracing::error!(scope = name, %error, "a limit that was set does not hold");
-            self.try_journal(None, "warning", text).await;
+            self.try_journal(None, EventKind::Warning, text).await;
         }
     }
 
@@ -191,7 +192,7 @@ fn limit_line(scope: &LimitScope, by: &str, text: String) -> EventView {
         LimitScope::Migration(id, _) => Some(*id),
         LimitScope::Global | LimitScope::Source(_) | LimitScope::Target(_) => None,
     };
-    EventView { at: clock::now(), migration, by: by.to_owned(), kind: "limit".to_owned(), text }
+    EventView { at: clock::now(), migration, by: by.to_owned(), kind: EventKind::Limit, text }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use warmd_cbt::stop::StopSignal;
-use warmd_core::sources::SourceErrorKind;
+use warmd_core::{model::event_kind::EventKind, sources::SourceErrorKind};
 
 use super::{
     context::Context,
@@ -23,7 +23,7 @@ const AGAIN: Duration = Duration::from_mins(1);
 /// Ends a snapshot that interrupted work may have left open. If that fails, the next pass ends it.
 pub(super) async fn sweep(context: &Context) {
     if let Err(why) = end(context).await {
-        context.log_event("warning", format!("a snapshot may be left open: {why}")).await;
+        context.log_event(EventKind::Warning, format!("a snapshot may be left open: {why}")).await;
     }
 }
 
@@ -55,13 +55,13 @@ pub(super) async fn keep_swept(context: &Context) {
             tracing::warn!(migration = %context.id, why, "a snapshot may still be left open");
         } else {
             let text = format!("a snapshot may be left open, trying again every minute: {why}");
-            context.log_event("warning", text).await;
+            context.log_event(EventKind::Warning, text).await;
             told = true;
         }
         tokio::time::sleep(AGAIN).await;
     }
     if told {
-        context.log_event("warning", "no snapshot is left open".to_owned()).await;
+        context.log_event(EventKind::Warning, "no snapshot is left open".to_owned()).await;
     }
     std::future::pending::<()>().await;
 }

@@ -8,10 +8,9 @@
 use chrono::{DateTime, SubsecRound as _, Utc};
 use warmd_core::{
     clock, format,
-    model::{phase::Phase, transition::StateWork},
+    model::{cutover_record::CutoverRecord, phase::Phase, transition::StateWork},
     targets::LastWriter,
 };
-use warmd_store::Cutover;
 
 use super::{
     context::Context,
@@ -23,7 +22,7 @@ use super::{
 pub(super) async fn check(context: &Context, doing: StateWork) -> Result<(), WorkError> {
     let nothing_to_do = match doing {
         StateWork::Nothing | StateWork::AwaitSchedule | StateWork::Begin | StateWork::Clean => true,
-        StateWork::Undo(from) => !from.source_may_be_off() && from < Phase::CreateVm,
+        StateWork::Undo(from) => !from.source_may_be_off() && !from.target_vm_may_exist(),
         StateWork::Prepare
         | StateWork::Seed
         | StateWork::Sync
@@ -54,7 +53,7 @@ pub(super) fn moment() -> DateTime<Utc> {
 }
 
 /// Whether a state with this record of its last cutover, and about to do this work, knows the last writer.
-pub(super) fn is_known(cutover: &Cutover, doing: StateWork, noted: Option<LastWriter>) -> bool {
+pub(super) fn is_known(cutover: &CutoverRecord, doing: StateWork, noted: Option<LastWriter>) -> bool {
     match (noted, doing) {
         // warmd has to check the target VM, but a pass came after it: it was rolled back.
         (
@@ -119,10 +118,10 @@ mod tests {
     #[test]
     fn a_target_vm_of_another_cutover_is_not_known() {
         let pass = Some(LastWriter::Pass { number: 9, faults: 0 });
-        let never = Cutover::default();
-        let given = Cutover { handed_over_at: at(1), ..never.clone() };
-        let seen = Cutover { target_running: at(2), ..given.clone() };
-        let back = Cutover { reclaimed_at: at(1), ..never.clone() };
+        let never = CutoverRecord::default();
+        let given = CutoverRecord { handed_over_at: at(1), ..never.clone() };
+        let seen = CutoverRecord { target_running: at(2), ..given.clone() };
+        let back = CutoverRecord { reclaimed_at: at(1), ..never.clone() };
         let sync = StateWork::Sync;
         for (cutover, doing, noted, known) in [
             (&never, sync, None, true),

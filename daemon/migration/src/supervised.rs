@@ -18,14 +18,14 @@ use tracing::Instrument as _;
 use warmd_core::{
     clock,
     control::ControlError,
-    model::{id::MigrationId, view::EventView},
+    model::{event_kind::EventKind, id::MigrationId, view::EventView},
     span,
 };
 
 use super::{context::Context, manager::Manager};
 
 /// The kind of the journal lines about a panic.
-const FAILURE: &str = "failure";
+const FAILURE: EventKind = EventKind::Failure;
 
 /// The record of the supervision.
 #[derive(Debug, Default)]
@@ -146,15 +146,14 @@ impl Manager {
 
     /// Writes an error to the log, and a line of that kind to the journal, if possible; the caller continues
     /// in both cases.
-    pub(super) async fn tell(&self, migration: Option<MigrationId>, kind: &str, text: String) {
+    pub(super) async fn tell(&self, migration: Option<MigrationId>, kind: EventKind, text: String) {
         tracing::error!("{text}");
         self.try_journal(migration, kind, text).await;
     }
 
     /// Writes a line to the journal, if possible; the caller continues in both cases.
-    pub(super) async fn try_journal(&self, migration: Option<MigrationId>, kind: &str, text: String) {
-        let (by, kind) = ("warmd".to_owned(), kind.to_owned());
-        let line = EventView { at: clock::now(), migration, by, kind, text };
+    pub(super) async fn try_journal(&self, migration: Option<MigrationId>, kind: EventKind, text: String) {
+        let line = EventView { at: clock::now(), migration, by: "warmd".to_owned(), kind, text };
         if let Err(error) = self.store.append_events(vec![line]).await {
             tracing::error!(%error, "journal not written");
         }

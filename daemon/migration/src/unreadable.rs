@@ -16,6 +16,7 @@ use warmd_core::{
     clock,
     control::{ControlError, ControlErrorKind},
     model::{
+        event_kind::EventKind,
         id::{MigrationId, VmId},
         plan::Plan,
     },
@@ -96,7 +97,7 @@ impl Manager {
     pub(super) async fn know_unreadable(&self, it: Unreadable) {
         let text = format!("migration {} of VM {} of plan {}: {}", it.id, it.vm_name, it.plan, it.reason());
         self.unread().insert(it.id, it);
-        self.tell(None, "warning", text).await;
+        self.tell(None, EventKind::Warning, text).await;
     }
 
     /// The same; temporary if `error` says so.
@@ -119,7 +120,7 @@ impl Manager {
             Ok(_) => {
                 let text = format!("migration {id} of VM {} can be read again, and goes on", it.vm_name);
                 tracing::warn!("{text}");
-                self.try_journal(Some(id), "warning", text).await;
+                self.try_journal(Some(id), EventKind::Warning, text).await;
                 // The journal comes first: who sees the migration readable finds why.
                 self.unread().remove(&id);
             }

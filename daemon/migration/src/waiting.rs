@@ -7,7 +7,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use warmd_core::{clock, model::view::WaitingView};
+use warmd_core::{
+    clock,
+    model::{event_kind::EventKind, view::WaitingView},
+};
 
 use super::{
     context::Context,
@@ -56,9 +59,11 @@ impl<'a> RetryReporter<'a> {
         if self.told.as_ref() != Some(&reason) {
             let text = match error.remedy {
                 Remedy::Wait => format!("{doing} waits: {reason}"),
-                Remedy::Retry | Remedy::Operator | Remedy::NeedsDecision => format!("{doing}: {reason}"),
+                Remedy::Retry | Remedy::Operator | Remedy::NextWindow | Remedy::NeedsDecision => {
+                    format!("{doing}: {reason}")
+                }
             };
-            self.context.log_event("failure", text).await;
+            self.context.log_event(EventKind::Failure, text).await;
             self.told = Some(reason);
         }
     }
@@ -77,7 +82,7 @@ fn advice(remedy: Remedy) -> &'static str {
     match remedy {
         Remedy::Wait => "nothing, if it passes: it is tried again until it does",
         Remedy::Retry => "nothing yet: it is tried again; look at the reason if it stays the same",
-        Remedy::Operator | Remedy::NeedsDecision => {
+        Remedy::Operator | Remedy::NextWindow | Remedy::NeedsDecision => {
             "remove the cause that the reason names: it is tried again until then"
         }
     }

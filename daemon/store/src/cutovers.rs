@@ -1,8 +1,13 @@
 //! Measured and forecast times of earlier cutovers, of all migrations.
 
 use rusqlite::{Connection, ToSql, params};
-use warmd_core::model::{forecast::ForecastRange, id::MigrationId};
-use warmd_schedules::forecast::Past;
+use warmd_core::model::{
+    forecast::ForecastRange,
+    id::MigrationId,
+    outcome::PhaseOutcome,
+    phase::{PHASES, Phase},
+};
+use warmd_schedules::forecast::{CutoverStep, Past};
 
 use super::{
     Store, StoreError,
@@ -12,8 +17,6 @@ use super::{
 
 /// The number of measurements of a kind that count.
 const RECENT: u32 = 32;
-/// The outcome of a phase without a conversion; it does not count as a measurement.
-pub const NO_CONVERSION: &str = "the plan asks for none";
 
 /// Cutovers whose forecasts are read.
 const PAST: u32 = 100;
@@ -50,31 +53,39 @@ impl Store {
     pub async fn measured_cutovers(&self, id: MigrationId) -> Result<MeasuredCutovers, StoreError> {
         self.read("reading what cutovers took", move |db| {
             let id = id.to_string();
-            let phase = |name: &str| phases(db, "phase = ?1", &[&name]);
+            let phase = |step| phases(db, "phase = ?1", &[&phase_of(step)]);
+            let ended_well = ended_well("p.");
             Ok(MeasuredCutovers {
-                shutdown: phase("stop-source")?,
+                shutdown: phase(CutoverStep::Shutdown)?,
                 snapshot: seconds(
                     db,
-                    "SELECT (p.ended - p.started) - (s.ended - s.started) FROM phases p JOIN passes s
-                     ON s.migration = p.migration AND s.kind = 'final' AND s.started BETWEEN p.started AND p.ended
-                     WHERE p.phase = 'final-delta' AND p.ended IS NOT NULL AND p.outcome NOT LIKE 'failed: %'
-                     AND s.ended IS NOT NULL ORDER BY p.ended DESC LIMIT 32",
-                    &[],
+                    &format!(
+                        "SELECT (p.ended - p.started) - (s.ended - s.started) FROM phases p JOIN passes s
+                         ON s.migration = p.migration AND s.kind = 'final' AND s.started BETWEEN p.started AND p.ended
+                         WHERE p.phase = ?1 AND {ended_well} AND s.ended IS NOT NULL ORDER BY p.ended DESC LIMIT 32"
+                    ),
+                    &[&phase_of(CutoverStep::Snapshot)],
                 )?,
-                verify: phases(db, "phase = 'verify' AND migration = ?1", &[&id])?,
+                verify: phases(
+                    db,
+                    "phase = ?1 AND migration = ?2",
+                    &[&phase_of(CutoverStep::Verify), &id],
+                )?,
                 convert: phases(
                     db,
-                    "phase = 'convert' AND outcome <> ?2 AND migration IN (SELECT id FROM migrations
-                     WHERE plan = (SELECT plan FROM migrations WHERE id = ?1))",
-                    &[&id, &NO_CONVERSION],
+                    "phase = ?1 AND outcome <> ?3 AND migration IN (SELECT id FROM migrations
+                     WHERE plan = (SELECT plan FROM migrations WHERE id = ?2))",
+                    &[&phase_of(CutoverStep::Convert), &id, &PhaseOutcome::NOT_IN_PLAN],
                 )?,
-                create: phase("create-vm")?,
-                start: phase("start-vm")?,
+                create: phase(CutoverStep::Create)?,
+                start: phase(CutoverStep::Boot)?,
                 hooks: seconds(
                     db,
-                    "SELECT sum(ended - started) FROM hooks WHERE ended IS NOT NULL
-                     AND phase IN ('stop-source', 'final-delta', 'verify', 'convert', 'create-vm', 'start-vm')
-                     GROUP BY migration, attempt ORDER BY max(ended) DESC LIMIT 32",
+                    &format!(
+                        "SELECT sum(ended - started) FROM hooks WHERE ended IS NOT NULL AND phase IN ({})
+                         GROUP BY migration, attempt ORDER BY max(ended) DESC LIMIT 32",
+                        downtime_phases()
+                    ),
                     &[],
                 )?,
                 past: past(db)?,
@@ -95,10 +106,26 @@ pub(super) fn set_forecast(
     Ok(())
 }
 
+/// The phase whose time is measured for the step.
+fn phase_of(step: CutoverStep) -> &'static str {
+    PHASES.iter().find(|spec| spec.forecast == Some(step)).map_or("", |spec| spec.name)
+}
+
+/// The phases in which no VM runs, as SQL.
+fn downtime_phases() -> String {
+    let down: Vec<_> = Phase::ALL.into_iter().filter(|phase| phase.is_downtime()).collect();
+    down.iter().map(|phase| format!("'{phase}'")).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether a phase ended, and did not fail, as SQL; `of` is the table's prefix.
+fn ended_well(of: &str) -> String {
+    format!("{of}ended IS NOT NULL AND {of}outcome NOT LIKE '{}%'", PhaseOutcome::FAILED)
+}
+
 fn phases(db: &Connection, condition: &str, parameters: &[&dyn ToSql]) -> Result<Vec<f64>, StoreFault> {
     let sql = format!(
-        "SELECT ended - started FROM phases WHERE {condition} AND ended IS NOT NULL
-         AND outcome NOT LIKE 'failed: %' ORDER BY ended DESC LIMIT {RECENT}"
+        "SELECT ended - started FROM phases WHERE {condition} AND {} ORDER BY ended DESC LIMIT {RECENT}",
+        ended_well("")
     );
     seconds(db, &sql, parameters)
 }

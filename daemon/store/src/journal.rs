@@ -4,7 +4,7 @@
 use rusqlite::{Connection, params};
 use warmd_core::{
     control::JournalPage,
-    model::{id::MigrationId, view::EventView},
+    model::{event_kind::EventKind, id::MigrationId, view::EventView},
 };
 
 use super::{
@@ -90,7 +90,7 @@ pub(super) fn append(db: &Connection, events: &[EventView]) -> Result<(), StoreF
         db.prepare_cached("INSERT INTO events (at, migration, by, kind, text) VALUES (?, ?, ?, ?, ?)")?;
     for event in events {
         let migration = event.migration.map(|id| id.to_string());
-        insert.execute(params![micros(event.at), migration, event.by, event.kind, event.text])?;
+        insert.execute(params![micros(event.at), migration, event.by, event.kind.as_str(), event.text])?;
     }
     Ok(())
 }
@@ -125,7 +125,7 @@ fn select(
             at: moment("events", id, row.get(1)?)?,
             migration: migration.map(|text| migration_id("events", id, &text)).transpose()?,
             by: row.get(3)?,
-            kind: row.get(4)?,
+            kind: EventKind::from(row.get::<_, String>(4)?),
             text: row.get(5)?,
         };
         lines.push((unsigned("events", id, id)?, line));

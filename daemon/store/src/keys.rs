@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use warmd_core::{
     clock,
-    model::{report::KeySince, view::EventView},
+    model::{event_kind::EventKind, report::KeySince, view::EventView},
 };
 use warmd_report::seal::{KEY_FILE, PublicKey};
 
@@ -76,7 +76,7 @@ pub(super) fn note(connection: &mut Connection, key: PublicKey, was_there: bool)
 }
 
 fn tell(db: &Connection, at: DateTime<Utc>, text: String) -> rusqlite::Result<()> {
-    let line = EventView { at, migration: None, by: "warmd".to_owned(), kind: "warning".to_owned(), text };
+    let line = EventView { at, migration: None, by: "warmd".to_owned(), kind: EventKind::Warning, text };
     journal::append(db, &[line]).map_err(|fault| match fault {
         StoreFault::Sql(error) => error,
         // An insert reads nothing that could be bad or missing.

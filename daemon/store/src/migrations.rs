@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use rusqlite::{Connection, Row, params};
 use warmd_core::model::{
+    cutover_record::CutoverRecord,
     forecast::ForecastRange,
-    hold_off::HoldOff,
     id::{MigrationId, VmId},
     machine::Machine,
     scheduled_cutover::ScheduledCutover,
@@ -73,46 +73,11 @@ pub struct MigrationRow {
     pub since: DateTime<Utc>,
     pub created: DateTime<Utc>,
     pub warnings: Vec<String>,
-    pub cutover: Cutover,
+    pub cutover: CutoverRecord,
     /// A cutover that is to begin later, or is on hold.
     pub scheduled_cutover: Option<ScheduledCutover>,
     /// When the source VM was seen to run after the target VM's start, if it was not seen off since.
     pub source_seen_running_at: Option<DateTime<Utc>>,
-}
-
-/// What is kept of the last cutover, to undo it or to report it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cutover {
-    /// Counted from 1; 0 before the first.
-    pub attempt: u32,
-    /// Whether the source VM ran when the cutover began: only then is it powered on again.
-    pub was_running: Option<bool>,
-    /// When the source VM was found off.
-    pub source_stopped: Option<DateTime<Utc>>,
-    /// When the target VM's start was asked for: from then on it may have run.
-    pub start_requested_at: Option<DateTime<Utc>>,
-    /// When the target VM was found running.
-    pub target_running: Option<DateTime<Utc>>,
-    /// When an operator asked for a rollback after that.
-    pub rolled_back: Option<DateTime<Utc>>,
-    /// When the target's disks were given to the target VM, to the microsecond: it identifies its note beside
-    /// the disks.
-    pub handed_over_at: Option<DateTime<Utc>>,
-    /// By which of these moments they were given to the target VM from which they were reclaimed last, in
-    /// whichever cutover that was. Nothing that it wrote is trusted.
-    pub reclaimed_at: Option<DateTime<Utc>>,
-    /// The operator asked for it regardless of windows and forecasts.
-    pub forced: bool,
-    /// The other ways to start the source VM, as they were before warmd removed them; `None` if nothing
-    /// keeps it from starting.
-    pub hold_off: Option<HoldOff>,
-    /// The target VM's creation was asked for: from then on it may be there, in whichever phase that is
-    /// undone.
-    pub create_requested: bool,
-    /// Until when the source VM is monitored after the migration is done.
-    pub monitor_until: Option<DateTime<Utc>>,
-    /// How long the VM waited, off, for the others of its group; to the microsecond.
-    pub barrier_wait: Duration,
 }
 
 /// A step of a migration: all of it is saved in one transaction.
@@ -122,7 +87,7 @@ pub struct MigrationUpdate {
     /// When; the migration's `since`, unless the state stays the same.
     pub at: DateTime<Utc>,
     /// `None` leaves it as it is.
-    pub cutover: Option<Cutover>,
+    pub cutover: Option<CutoverRecord>,
     /// `None` leaves it as it is, `Some(None)` forgets it.
     pub scheduled_cutover: Option<Option<ScheduledCutover>>,
     /// What the cutover that begins is expected to take, in seconds, if that is known; `None` leaves it as it
@@ -180,7 +145,7 @@ impl Store {
     }
 
     /// Saves what is kept of the cutover, without the state.
-    pub async fn save_cutover(&self, id: MigrationId, cutover: Cutover) -> Result<(), StoreError> {
+    pub async fn save_cutover(&self, id: MigrationId, cutover: CutoverRecord) -> Result<(), StoreError> {
         self.write(format!("saving the cutover of migration {id}"), move |db| set_cutover(db, id, &cutover))
             .await
     }
@@ -297,7 +262,7 @@ pub(super) fn create(db: &Connection, new: &NewMigration) -> Result<Created, Sto
     made.map(Created::New).ok_or_else(|| StoreFault::Missing(id))
 }
 
-fn set_cutover(db: &Connection, id: MigrationId, cutover: &Cutover) -> Result<(), StoreFault> {
+fn set_cutover(db: &Connection, id: MigrationId, cutover: &CutoverRecord) -> Result<(), StoreFault> {
     let hold_off = cutover.hold_off.as_ref().map(|held| to_json(TABLE, id, held)).transpose()?;
     let found = db
         .prepare_cached(
@@ -446,7 +411,7 @@ fn read(row: &Row) -> Result<MigrationRow, StoreFault> {
         since: time("since")?,
         created: time("created")?,
         warnings: from_json(TABLE, &key, &json("warnings")?)?,
-        cutover: Cutover {
+        cutover: CutoverRecord {
             attempt: unsigned(TABLE, &key, row.get("attempt")?)?,
             was_running: row.get("was_running")?,
             source_stopped: maybe("source_stopped")?,

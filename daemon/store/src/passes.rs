@@ -10,6 +10,7 @@ use warmd_cbt::{
 };
 use warmd_core::model::{
     id::{DiskKey, MigrationId},
+    outcome::PassFailure,
     report::PassSums,
     view::{DiskPassView, PassKind, PassView},
 };
@@ -112,10 +113,9 @@ impl Store {
         .await
     }
 
-    /// Ends all passes that have no end, which no task runs any more: with `error`, and at the last moment
-    /// that is known of them. Those of finished migrations stay as they are.
-    pub async fn end_cut_passes(&self, error: &str) -> Result<(), StoreError> {
-        let error = error.to_owned();
+    /// Ends all passes that have no end, which no task runs any more: as cut off, and at the last moment that
+    /// is known of them. Those of finished migrations stay as they are.
+    pub async fn end_cut_passes(&self) -> Result<(), StoreError> {
         self.write("ending passes that were cut off", move |db| {
             db.prepare_cached(
                 "UPDATE passes SET error = ?, ended = started +
@@ -123,7 +123,7 @@ impl Store {
                  WHERE ended IS NULL AND migration IN
                      (SELECT id FROM migrations WHERE state_name NOT IN ('done', 'cancelled'))",
             )?
-            .execute([error])?;
+            .execute([PassFailure::CutOff.to_string()])?;
             Ok(())
         })
         .await
@@ -342,7 +342,7 @@ fn find(
                 kind: from_word(TABLE, id, row.get("kind")?)?,
                 started: moment(TABLE, id, row.get("started")?)?,
                 ended: row.get::<_, Option<i64>>("ended")?.map(|at| moment(TABLE, id, at)).transpose()?,
-                error: row.get("error")?,
+                error: row.get::<_, Option<String>>("error")?.map(PassFailure::from),
                 cpu: row.get::<_, Option<i64>>("cpu")?.map(|nanos| nanos as f64 / 1e9),
                 disks: disks.into_iter().map(|(_, _, view)| view).collect(),
             },

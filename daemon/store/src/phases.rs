@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use rusqlite::params;
-use warmd_core::model::{id::MigrationId, phase::Phase, view::PhaseView};
+use warmd_core::model::{id::MigrationId, outcome::PhaseOutcome, phase::Phase, view::PhaseView};
 
 use super::{
     Store, StoreError,
@@ -30,7 +30,7 @@ impl Store {
             let values = params![
                 id.to_string(),
                 attempt,
-                position(phase),
+                phase as u8,
                 to_word("phases", &phase)?,
                 micros(started)
             ];
@@ -47,9 +47,9 @@ impl Store {
         attempt: u32,
         phase: Phase,
         ended: DateTime<Utc>,
-        outcome: &str,
+        outcome: &PhaseOutcome,
     ) -> Result<(), StoreError> {
-        let outcome = outcome.to_owned();
+        let outcome = outcome.to_string();
         self.write(format!("ending phase {phase} of migration {id}"), move |db| {
             let found = db
                 .prepare_cached(
@@ -85,16 +85,11 @@ impl Store {
                     phase: from_word("phases", &id, row.get(0)?)?,
                     started: moment("phases", &id, row.get(1)?)?,
                     ended: row.get::<_, Option<i64>>(2)?.map(|at| moment("phases", &id, at)).transpose()?,
-                    outcome: row.get(3)?,
+                    outcome: row.get::<_, Option<String>>(3)?.map(PhaseOutcome::from),
                 });
             }
             Ok(phases)
         })
         .await
     }
-}
-
-/// The phase's position among all, for sorting.
-fn position(phase: Phase) -> u32 {
-    (0..).zip(Phase::ALL).find(|(_, each)| *each == phase).map_or(u32::MAX, |(at, _)| at)
 }

@@ -271,7 +271,7 @@ mod tests {
     }
 
     async fn note(store: &Store, kind: &str, day: i64) {
-        let (kind, by, text) = (kind.to_owned(), "t".to_owned(), "x".to_owned());
+        let (kind, by, text) = (kind.to_owned().into(), "t".to_owned(), "x".to_owned());
         let line = warmd_core::model::view::EventView { at: at(day), migration: None, by, kind, text };
         store.append_events(vec![line]).await.unwrap();
     }

@@ -214,10 +214,10 @@ impl Life {
                         0..4 => Request::Sync,
                         4 => Request::Pause,
                         5 | 6 => Request::Resume,
-                        7 => Request::Verify,
+                        7 => Request::verify(),
                         8 => Request::AbortCutover,
                         9 if random.random_bool(0.1) => Request::Cancel,
-                        _ => Request::Cutover,
+                        _ => Request::cutover(),
                     };
                     let asking = self.manager.request(view.id, request, "soak");
                     self.runtime.block_on(asking).map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -270,7 +270,7 @@ impl Life {
                         one.id = None;
                         continue;
                     }
-                    State::Synced => self.ask(view.id, Request::Cutover)?,
+                    State::Synced => self.ask(view.id, Request::cutover())?,
                     State::Paused { .. } | State::Failed { .. } => self.ask(view.id, Request::Resume)?,
                     _ => {}
                 }

@@ -228,7 +228,7 @@ async fn past_no_return() {
     let mut plan = simulated::Rig::plan(VerifyMode::Readback);
     plan.cutover.min_uptime = Duration::from_mins(10);
     rig.seed(plan.clone()).await;
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("boot-check", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     let (call, before) = ("source.release-marks", rig.world.faults.struck("source.release-marks"));
     rig.world.faults.set(call, simulated::InjectedFault::Refused);
@@ -237,8 +237,11 @@ async fn past_no_return() {
     rig.manager_applies(plan).await;
     rig.until("a failure", |view| matches!(view.state, State::Failed { resumable: true, .. })).await;
     assert!(rig.world.faults.struck(call) > before, "the fault was never seen");
-    for request in [Request::AbortCutover, Request::Cancel, Request::Cutover] {
-        assert!(matches!(rig.request(request).await, RequestOutcome::Refused(_)), "{request:?} was granted");
+    for request in [Request::AbortCutover, Request::Cancel, Request::cutover()] {
+        assert!(
+            matches!(rig.request(request.clone()).await, RequestOutcome::Refused(_)),
+            "{request:?} was granted"
+        );
     }
     rig.world.with(|truth| assert!(truth.target_runs && !truth.source_runs, "{:?}", truth.calls));
     rig.world.faults.clear();
@@ -261,7 +264,7 @@ async fn one_phase(call: &str, phase: Phase, blow: Blow) {
     };
     let before = rig.world.faults.struck(call);
     rig.world.faults.set(call, fault);
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     if blow == Blow::TakenBack {
         // A write or a flush fails already in the catch-up delta.
         let there = |state: &State| match state {

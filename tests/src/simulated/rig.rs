@@ -114,7 +114,7 @@ impl Rig {
 
     /// Sends the request, which must be accepted.
     pub async fn ask(&self, request: Request) {
-        assert_eq!(self.request(request).await, RequestOutcome::Accepted, "{request:?}");
+        assert_eq!(self.request(request.clone()).await, RequestOutcome::Accepted, "{request:?}");
     }
 
     /// Sends the request.
@@ -149,7 +149,7 @@ impl Rig {
 
     /// Cuts over and waits until the migration is done, undone or failed.
     pub async fn cutover(&self) -> MigrationView {
-        self.ask(Request::Cutover).await;
+        self.ask(Request::cutover()).await;
         self.until("the end of the cutover", |view| {
             matches!(view.state, State::Done | State::Synced | State::Failed { .. })
         })

@@ -44,15 +44,15 @@ impl Chance {
     }
 
     /// One of `choices`, weighted.
-    pub(super) fn weighted<T: Copy>(&mut self, choices: &[(u64, T)]) -> T {
+    pub(super) fn weighted<T: Clone>(&mut self, choices: &[(u64, T)]) -> T {
         let mut at = self.below(choices.iter().map(|(weight, _)| weight).sum());
         for (weight, choice) in choices {
             if at < *weight {
-                return *choice;
+                return choice.clone();
             }
             at -= weight;
         }
-        choices[0].1
+        choices[0].1.clone()
     }
 
     /// One of `choices`.

@@ -95,12 +95,12 @@ async fn operate(
         };
         let request = chance.weighted(&[
             (4, Request::Sync),
-            (5, Request::Cutover),
+            (5, Request::cutover()),
             (2, Request::AbortCutover),
             (2, Request::Rollback),
             (2, Request::Pause),
             (5, Request::Resume),
-            (2, Request::Verify),
+            (2, Request::verify()),
             (1, Request::Cancel),
         ]);
         if request == Request::Cancel && chance.happens(800) {
@@ -113,7 +113,7 @@ async fn operate(
             continue;
         }
         asked += 1;
-        let begins = request == Request::Cutover;
+        let begins = request == Request::cutover();
         if begins && together.happens(150) {
             arrange(stage, manager, &view, &mut together).await;
             continue;
@@ -123,7 +123,7 @@ async fn operate(
             groups::ask(stage, manager, begins).await;
             continue;
         }
-        let order = (request == Request::Verify && chance.happens(700)).then(|| order(&mut chance));
+        let order = (request == Request::verify() && chance.happens(700)).then(|| order(&mut chance));
         ask_for(stage, manager, &view, request, order, asked).await;
         if chance.happens(100) {
             apply(stage, manager).await;
@@ -165,7 +165,7 @@ async fn finish(stage: &SimulatedLife, manager: &Arc<Manager>, mut asked: u32) {
             }
             open += 1;
             if let Some(request) = wanted(stage, scene, view) {
-                if request == Request::Cutover && stage.scenario.plan.is_grouped() {
+                if request == Request::cutover() && stage.scenario.plan.is_grouped() {
                     together = true;
                     continue;
                 }
@@ -216,7 +216,7 @@ fn wanted(stage: &SimulatedLife, scene: &VmScene, view: &MigrationView) -> Optio
             if let Some(vm) = stage.world.truth().vms.get_mut(&scene.name) {
                 vm.heeds_shutdown = true;
             }
-            Some(if scene.give_up { Request::Cancel } else { Request::Cutover })
+            Some(if scene.give_up { Request::Cancel } else { Request::cutover() })
         }
         _ => None,
     }
@@ -296,7 +296,7 @@ async fn ask_for(
     let before = stage.world.truth().counts.of("store faults");
     let answer = match order {
         Some(order) => manager.verify(view.id, order, &by).await,
-        None => manager.request(view.id, request, &by).await,
+        None => manager.request(view.id, request.clone(), &by).await,
     };
     let Ok(outcome) = answer else { return };
     let mut truth = stage.world.truth();
@@ -313,7 +313,7 @@ async fn ask_for(
     }
     // A scheduled cutover has no state of its own.
     let is_step = match request {
-        Request::Verify => false,
+        Request::Verify(_) => false,
         Request::AbortCutover => matches!(view.state, State::CuttingOver { .. }),
         _ => true,
     };

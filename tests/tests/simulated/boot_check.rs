@@ -48,7 +48,7 @@ async fn a_guest_that_shows_all_signs_is_handed_over() {
     let rig = Rig::start(world()).await;
     rig.world.with(|truth| truth.agent_answers = true);
     rig.seed(plan(check)).await;
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("boot-check", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     // The boot takes long: until its end nothing is removed from the source.
     tokio::time::sleep(Duration::from_millis(700)).await;
@@ -59,7 +59,7 @@ async fn a_guest_that_shows_all_signs_is_handed_over() {
     rig.world.assert_moved();
     let phases = view.cutover.unwrap().phases;
     let watch = phases.iter().find(|phase| phase.phase == Phase::BootCheck).unwrap();
-    let outcome = watch.outcome.clone().unwrap();
+    let outcome = watch.outcome.clone().unwrap().to_string();
     for seen in [&format!("{address} takes connections"), "console says \"login:\"", "guest agent answers"] {
         assert!(outcome.contains(seen), "{outcome}");
     }
@@ -88,7 +88,7 @@ async fn a_sign_that_is_missing_stops_the_hand_over_and_starts_nothing() {
             assert!(!truth.marks.is_empty(), "the source's marks were given up");
             assert!(truth.violations.is_empty(), "{:?}", truth.violations);
         });
-        assert!(matches!(rig.request(Request::Cutover).await, RequestOutcome::Refused(_)));
+        assert!(matches!(rig.request(Request::cutover()).await, RequestOutcome::Refused(_)));
         let _listening = TcpListener::bind(&address).await.unwrap();
         rig.world.with(|truth| {
             truth.console.push_str("web login: ");

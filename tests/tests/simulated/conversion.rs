@@ -123,7 +123,13 @@ fn converted(mut disk: Vec<u8>) -> Vec<u8> {
 
 fn phase(view: &MigrationView, phase: Phase) -> String {
     let phases = view.cutover.clone().unwrap().phases;
-    phases.iter().find(|run| run.phase == phase).unwrap().outcome.clone().unwrap_or_default()
+    phases
+        .iter()
+        .find(|run| run.phase == phase)
+        .unwrap()
+        .outcome
+        .clone()
+        .map_or_else(String::new, String::from)
 }
 
 #[tokio::test]
@@ -205,7 +211,7 @@ async fn one_that_hangs_is_killed_at_its_deadline() {
 async fn one_that_is_aborted_shows_how_far_it_is_and_is_killed() {
     let setting = Setting::new().await;
     setting.seed(&format!("{WRITES} echo $$ > $DIR/pid; echo 40 % of it; sleep 1000")).await;
-    setting.rig.ask(Request::Cutover).await;
+    setting.rig.ask(Request::cutover()).await;
     setting
         .rig
         .until("progress", |view| {
@@ -226,7 +232,7 @@ async fn one_that_dies_with_the_daemon_is_begun_anew_on_the_copy() {
     let mut setting = Setting::new().await;
     let script = format!("{WRITES} test -e $DIR/pid && exit 0; echo $$ > $DIR/pid; sleep 1000");
     setting.seed(&script).await;
-    setting.rig.ask(Request::Cutover).await;
+    setting.rig.ask(Request::cutover()).await;
     setting.until_there("pid").await;
     setting.rig.restart().await;
     setting.assert_dead("pid");
@@ -242,7 +248,7 @@ async fn one_that_dies_with_the_daemon_is_begun_anew_on_the_copy() {
 async fn one_that_ends_the_daemon_each_time_is_not_begun_for_ever() {
     let mut setting = Setting::new().await;
     setting.seed(&format!("{WRITES} echo $$ >> $DIR/pids; echo $$ > $DIR/pid; sleep 1000")).await;
-    setting.rig.ask(Request::Cutover).await;
+    setting.rig.ask(Request::cutover()).await;
     let day = 86_400_000_000_i64;
     for since in [0, day] {
         setting.until_there("pid").await;
@@ -261,7 +267,7 @@ async fn one_that_ends_the_daemon_each_time_is_not_begun_for_ever() {
     assert_eq!(fs::read_to_string(setting.file("pids")).unwrap().lines().count(), 2);
     assert!(setting.held().await == setting.wanted(), "the replica was touched");
     // The next cutover is another one.
-    setting.rig.ask(Request::Cutover).await;
+    setting.rig.ask(Request::cutover()).await;
     setting.until_there("pid").await;
     setting.rig.ask(Request::AbortCutover).await;
     setting.rig.until("synced", |view| view.state == State::Synced).await;
@@ -279,7 +285,7 @@ async fn what_a_command_leaves_behind_does_not_find_the_next_ones_disks() {
                           until test -e $DIR/went; do sleep 0.05; done"
     );
     setting.seed(&script).await;
-    setting.rig.ask(Request::Cutover).await;
+    setting.rig.ask(Request::cutover()).await;
     setting.until_there("left").await;
     setting.rig.restart().await;
     let view = setting.rig.until("done", |view| view.state == State::Done).await;

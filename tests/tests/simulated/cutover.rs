@@ -125,7 +125,7 @@ async fn an_abort_in_any_phase_before_the_start_brings_the_source_back() {
         rig.seed(Rig::plan(VerifyMode::Readback)).await;
         scribble(&rig.world, 3, 4);
         rig.world.faults.set(call, InjectedFault::Hang);
-        rig.ask(Request::Cutover).await;
+        rig.ask(Request::cutover()).await;
         let phase = match call {
             "source.snapshot" => Phase::CatchUpDelta,
             "source.final-snapshot" => Phase::FinalDelta,
@@ -186,7 +186,7 @@ async fn a_target_that_cannot_be_discarded_keeps_the_source_off() {
     rig.seed(Rig::plan(VerifyMode::None)).await;
     rig.world.faults.set("target.start", InjectedFault::Refused);
     rig.world.faults.set("target.discard", InjectedFault::Refused);
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("the undo", |view| matches!(view.state, State::Undoing { .. })).await;
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     assert!(
@@ -206,8 +206,8 @@ async fn after_the_start_there_is_only_forward() {
     let view = rig.cutover().await;
     assert!(matches!(view.state, State::Failed { resumable: true, .. }), "{}", view.state);
     assert!(!rig.world.with(|truth| truth.source_runs), "the source was started after the target had been");
-    for request in [Request::AbortCutover, Request::Cancel, Request::Cutover] {
-        assert!(matches!(rig.request(request).await, RequestOutcome::Refused(_)), "{request:?}");
+    for request in [Request::AbortCutover, Request::Cancel, Request::cutover()] {
+        assert!(matches!(rig.request(request.clone()).await, RequestOutcome::Refused(_)), "{request:?}");
     }
     rig.world.with(|truth| (truth.target_dies, truth.target_runs) = (false, true));
     rig.ask(Request::Resume).await;
@@ -220,7 +220,7 @@ async fn a_source_that_is_started_in_the_cutover_stops_it() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.world.faults.set("target-disk.read", InjectedFault::Hang);
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("verify", |view| view.state == State::CuttingOver { phase: Phase::Verify }).await;
     rig.world.with(|truth| truth.source_runs = true);
     rig.world.faults.clear();
@@ -322,7 +322,7 @@ async fn a_restart_goes_on_where_it_was() {
     for call in ["target-disk.read", "target.create"] {
         rig.world.faults.set(call, InjectedFault::Hang);
         if rig.view().await.state == State::Synced {
-            rig.ask(Request::Cutover).await;
+            rig.ask(Request::cutover()).await;
         }
         let phase = if call == "target.create" { Phase::CreateVm } else { Phase::Verify };
         rig.until(call, |view| view.state == State::CuttingOver { phase }).await;
@@ -377,7 +377,7 @@ async fn a_source_that_ran_while_the_daemon_was_down_is_copied_to_its_last_write
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.world.faults.set("target-disk.read", InjectedFault::Hang);
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("verify", |view| view.state == State::CuttingOver { phase: Phase::Verify }).await;
     rig.restart_after(|world| {
         world.with(|truth| truth.source_runs = true);
@@ -402,7 +402,7 @@ async fn a_source_that_ran_while_nobody_started_the_target_is_copied_to_its_last
         let mut rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::Readback)).await;
         rig.world.faults.set(call, InjectedFault::Hang);
-        rig.ask(Request::Cutover).await;
+        rig.ask(Request::cutover()).await;
         rig.until("start", |view| view.state == State::CuttingOver { phase: Phase::StartVm }).await;
         let faults = rig.world.faults.clone();
         rig.until(call, |_| faults.struck(call) > 0).await;
@@ -431,7 +431,7 @@ async fn a_target_that_was_seen_to_run_is_never_taken_back() {
     let mut plan = Rig::plan(VerifyMode::Readback);
     plan.cutover.min_uptime = Duration::from_mins(10);
     rig.seed(plan).await;
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("boot-check", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     let file = rig.state_file();
     rig.restart_after(|world| {

@@ -68,7 +68,7 @@ async fn what_is_done_is_out_of_memory_and_answers_all_the_same() {
         assert_eq!(rig.manager.migrations(Some("plan")).await.unwrap().len(), 1);
         assert!(rig.manager.migrations(Some("other")).await.unwrap().is_empty());
         assert_eq!(rig.manager.report(done.id).await.unwrap().state, State::Done);
-        assert_eq!(rig.request(Request::Cutover).await, RequestOutcome::NoChange);
+        assert_eq!(rig.request(Request::cutover()).await, RequestOutcome::NoChange);
         assert!(matches!(rig.request(Request::Sync).await, RequestOutcome::Refused(_)));
         let applied = rig.manager.apply_plan(Rig::plan(VerifyMode::Readback), "test").await.unwrap();
         assert_eq!((applied.kept, applied.started.len()), (vec![done.id], 0));
@@ -89,7 +89,7 @@ async fn requests_of_a_finished_migration_are_answered_however_they_come() {
         let mut asked = tokio::task::JoinSet::new();
         for _ in 0..20 {
             let manager = Arc::clone(&rig.manager);
-            asked.spawn(async move { manager.request(id, Request::Cutover, "test").await.unwrap() });
+            asked.spawn(async move { manager.request(id, Request::cutover(), "test").await.unwrap() });
         }
         for outcome in asked.join_all().await {
             assert_eq!(outcome, RequestOutcome::NoChange);
@@ -124,7 +124,7 @@ async fn what_is_given_up_leaves_its_report_and_no_ledger() {
     assert_eq!(rig.manager.migrations(None).await.unwrap().len(), 2);
     let new = rig.view().await.id;
     assert_ne!(new, id, "one that is under way goes before those that are over");
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     let begun = Instant::now();
     while rig.manager.migration(&new.to_string()).await.unwrap().state != State::Done {
         assert!(begun.elapsed() < Duration::from_secs(30), "it is {}", rig.journal().await);

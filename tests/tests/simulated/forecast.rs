@@ -105,14 +105,14 @@ fn what_does_not_converge_is_told_with_the_limit_to_blame() {
 fn a_cutover_that_breaks_the_plans_downtime_is_refused_unless_forced() {
     on_a_clock(NOON, async {
         let rig = rig(plan(Some(5)), Duration::from_secs(1)).await;
-        let RequestOutcome::Refused(why) = rig.request(Request::Cutover).await else {
+        let RequestOutcome::Refused(why) = rig.request(Request::cutover()).await else {
             panic!("it was granted")
         };
         assert!(why.contains("no delta has been measured yet") && why.contains("--force"), "{why}");
         rig.sync().await;
         let told = forecast(&rig).await;
         assert!(told.against[0].contains("exceeds the 5s allowed"), "{told:?}");
-        let RequestOutcome::Refused(why) = rig.request(Request::Cutover).await else {
+        let RequestOutcome::Refused(why) = rig.request(Request::cutover()).await else {
             panic!("it was granted")
         };
         assert!(why.contains("exceeds the 5s allowed; most of it is the shutdown"), "{why}");

@@ -274,7 +274,7 @@ fn one_that_is_not_right_on_the_target_keeps_the_next_tier_where_it_is() {
 fn nobody_moves_alone_unless_forced() {
     on_a_clock(NOON, async {
         let rig = synced(plan("", TIERS)).await;
-        let RequestOutcome::Refused(why) = rig.request("db-1", Request::Cutover).await else {
+        let RequestOutcome::Refused(why) = rig.request("db-1", Request::cutover()).await else {
             panic!("it was granted")
         };
         assert!(why.contains("use `plan cutover shop`"), "{why}");

@@ -89,7 +89,7 @@ async fn a_source_that_is_started_in_the_watch_fails_the_migration() {
     let mut plan = Rig::plan(VerifyMode::None);
     plan.cutover.min_uptime = Duration::from_secs(30);
     rig.seed(plan).await;
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("the watch", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
     rig.world.with(|truth| (truth.is_meddled, truth.source_runs) = (true, true));
     let failed = rig.until("the failure", |view| matches!(view.state, State::Failed { .. })).await.state;
@@ -149,7 +149,7 @@ async fn nothing_is_released_while_the_source_runs() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::None)).await;
     rig.world.faults.set("target.set-autostart", InjectedFault::Blocked);
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("the call", |_| rig.world.faults.struck("target.set-autostart") > 0).await;
     meddle(&rig, true);
     rig.world.faults.clear();
@@ -171,7 +171,7 @@ async fn an_undo_after_a_restart_removes_the_target_vm_whatever_the_phase_is_the
     rig.seed(Rig::plan(VerifyMode::None)).await;
     // The target VM exists, and its start was not requested.
     rig.world.faults.set("target.look", InjectedFault::Hang);
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("the start", |view| view.state == State::CuttingOver { phase: Phase::StartVm }).await;
     rig.world.with(|truth| assert!(truth.target_exists, "{truth:?}"));
     rig.restart_after(|world| {
@@ -225,7 +225,7 @@ fn answers_that_are_lost_on_the_way_back_change_nothing() {
                 "source.let-go",
                 if restarted { InjectedFault::Hang } else { InjectedFault::LostAnswer },
             );
-            rig.ask(Request::Cutover).await;
+            rig.ask(Request::cutover()).await;
             if restarted {
                 rig.until("the call", |_| rig.world.faults.struck("source.let-go") > 0).await;
                 rig.restart_after(|world| world.faults.clear()).await;

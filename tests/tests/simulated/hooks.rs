@@ -110,7 +110,10 @@ async fn one_that_fails_before_the_target_runs_undoes_the_cutover() {
         assert!(failure.contains(&wanted), "{failure}");
         let cutover = view.cutover.unwrap();
         let last = cutover.phases.last().unwrap();
-        assert!(last.phase == phase && last.outcome.as_ref().unwrap().contains("hook"), "{last:?}");
+        assert!(
+            last.phase == phase && last.outcome.as_ref().unwrap().to_string().contains("hook"),
+            "{last:?}"
+        );
         let journal = rig.journal().await;
         assert!(journal.contains("says:\nthe pool is not drained"), "{journal}");
         rig.restart().await;
@@ -151,7 +154,7 @@ async fn when_the_target_runs_a_hook_is_run_where_nothing_leads_back() {
     let waits = format!("{script}; while ! test -e {}; do sleep 0.05; done", release.display());
     let rig = Rig::start(world()).await;
     rig.seed(plan(vec![hook(Phase::StartVm, HookSide::After, &waits)])).await;
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     let view = rig.until("the hook", |_| lines(&file).len() == 1).await;
     assert_eq!(view.state, State::CuttingOver { phase: Phase::BootCheck });
     fs::write(&release, "").unwrap();
@@ -198,7 +201,7 @@ async fn one_that_hangs_is_killed_at_its_deadline_or_by_an_abort() {
     let mut slow = hook(Phase::CreateVm, HookSide::After, &endless);
     slow.timeout = Duration::from_hours(1);
     rig.manager_applies(plan(vec![slow])).await;
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("the hook", |_| begun.exists()).await;
     rig.ask(Request::AbortCutover).await;
     let view = rig.until("undone", |view| view.state == State::Synced).await;
@@ -218,7 +221,7 @@ async fn after_a_restart_only_the_one_that_was_cut_off_is_run_again_and_the_next
     ]);
     let mut rig = Rig::start(world()).await;
     rig.seed(rig_plan).await;
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("the second hook", |_| lines(&file).len() == 2).await;
     rig.restart_after(|_| fs::write(&release, "").unwrap()).await;
     rig.world.faults.set("target.create", InjectedFault::Refused);
@@ -249,7 +252,7 @@ async fn a_plan_applied_again_in_another_order_runs_none_again_and_passes_none_o
     let mut rig = Rig::start(world()).await;
     rig.seed(plan(vec![says("a"), says("b"), says("a")])).await;
     rig.world.faults.set("target.create", InjectedFault::Hang);
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("all hooks", |_| ran() == "a\nb\na\n").await;
     rig.manager_applies(plan(vec![says("c"), says("b"), says("a"), says("a")])).await;
     rig.restart_after(|world| world.faults.clear()).await;

@@ -119,7 +119,7 @@ async fn a_verification_is_limited_too() {
     rig.seed(plan(PlanLimits::default())).await;
     for scope in [format!("migration/{VM}"), "target/t".to_owned()] {
         rig.manager.set_limit(&scope, to_rate(SLOW), "somebody").await.expect("it is there");
-        rig.ask(Request::Verify).await;
+        rig.ask(Request::verify()).await;
         let begun = Instant::now();
         while limit(&rig, &scope).await.load.waiting == 0 {
             assert!(begun.elapsed() < Duration::from_secs(30), "{scope}: nobody waits");
@@ -149,7 +149,7 @@ async fn a_comparison_keeps_to_the_limits_of_both_sides() {
         plan.verify.audit = Some(Amount::Share(0));
         rig.seed(plan).await;
         rig.manager.set_limit(scope, to_rate(SLOW), "somebody").await.expect("it is there");
-        rig.ask(Request::Cutover).await;
+        rig.ask(Request::cutover()).await;
         let verifies = State::CuttingOver { phase: Phase::Verify };
         rig.until("the comparison", |view| view.state == verifies).await;
         let begun = Instant::now();

@@ -61,7 +61,7 @@ async fn every_line_that_is_written_for_a_migration_has_its_id() {
     rig.sync().await;
     rig.restart().await;
     rig.until("synced again", |view| view.state == State::Synced).await;
-    rig.ask(Request::Verify).await;
+    rig.ask(Request::verify()).await;
     rig.until("a result", |view| view.verification.as_ref().is_some_and(|run| run.result.is_some())).await;
     assert_eq!(rig.cutover().await.state, State::Done);
     let id = rig.view().await.id.to_string();

@@ -212,8 +212,14 @@ async fn a_cutover_proves_what_its_plan_asks_for_and_says_no_more() {
         rig.world.guest_writes("vda", 3 * BLOCK, &[5; 10]);
         let view = rig.cutover().await;
         assert_eq!(view.state, State::Done, "{}", rig.journal().await);
-        let outcomes: Vec<_> =
-            view.cutover.unwrap().phases.into_iter().filter_map(|phase| phase.outcome).collect();
+        let outcomes: Vec<_> = view
+            .cutover
+            .unwrap()
+            .phases
+            .into_iter()
+            .filter_map(|phase| phase.outcome)
+            .map(String::from)
+            .collect();
         assert!(outcomes.iter().any(|outcome| outcome.contains(said)), "{scope}: {outcomes:?}");
         let found = view.verification.unwrap().result.unwrap();
         assert_eq!((found.scope.to_string().as_str(), found.passed()), (scope, true));

@@ -219,7 +219,7 @@ fn a_cutover_goes_before_pre_copies_also_before_those_that_run() {
         rig.until("one copies for long", syncing).await;
         let begun = clock::now();
         rig.fleet.world("web").guest_writes("vda", 0, &[9; 5000]);
-        assert_eq!(rig.request("web", Request::Cutover).await, RequestOutcome::Accepted);
+        assert_eq!(rig.request("web", Request::cutover()).await, RequestOutcome::Accepted);
         rig.until("moved", |views| views.iter().any(|view| view.state == State::Done)).await;
         assert!(seconds_since(begun) < 60.0, "it took {} s", seconds_since(begun));
         rig.fleet.assert_same("web");
@@ -254,11 +254,11 @@ fn a_cutover_does_not_wait_past_its_window() {
         let opens: DateTime<Utc> = "2026-11-22T13:00:01Z".parse().unwrap();
         tokio::time::sleep((opens - clock::now()).to_std().unwrap()).await;
         rig.fleet.world("busy").guest_writes("vda", 0, &vec![7; 32 << 20]);
-        assert_eq!(rig.request("busy", Request::Cutover).await, RequestOutcome::Accepted);
+        assert_eq!(rig.request("busy", Request::cutover()).await, RequestOutcome::Accepted);
         sleep(2).await;
         let of_late = || rig.fleet.taken().iter().filter(|taken| taken.vm == "late").count();
         let before = of_late();
-        assert_eq!(rig.request("late", Request::Cutover).await, RequestOutcome::Accepted);
+        assert_eq!(rig.request("late", Request::cutover()).await, RequestOutcome::Accepted);
         let order = CutoverOrder { force: true, ..CutoverOrder::default() };
         let forced = rig.manager.cut_over(rig.view("forced").await.id, order, "test").await.unwrap();
         assert_eq!(forced, RequestOutcome::Accepted);
@@ -428,7 +428,7 @@ fn a_wait_is_ended_by_a_pause_a_cutover_and_the_daemons_end() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
         let waits = vms.iter().find(|name| !rig.fleet.open().contains(*name)).unwrap();
-        assert_eq!(rig.request(waits, Request::Cutover).await, RequestOutcome::Accepted);
+        assert_eq!(rig.request(waits, Request::cutover()).await, RequestOutcome::Accepted);
         rig.until("moved", |views| views.iter().any(|view| view.state == State::Done)).await;
         rig.fleet.assert_same(waits);
     });

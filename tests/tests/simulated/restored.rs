@@ -83,7 +83,7 @@ fn assert_left_alone(rig: &Rig) {
 
 #[tokio::test]
 async fn the_next_pass_asks_which_vm_counts_and_leaves_both_alone() {
-    for request in [Request::Sync, Request::Cutover] {
+    for request in [Request::Sync, Request::cutover()] {
         let rig = moved_and_put_back().await;
         rig.ask(request).await;
         let view = rig.until("the question", is_overtaken).await;
@@ -91,8 +91,8 @@ async fn the_next_pass_asks_which_vm_counts_and_leaves_both_alone() {
         let State::Failed { reason, .. } = &view.state else { unreachable!() };
         assert!(reason.contains("does not know of") && reason.contains("`cancel`"), "{reason}");
         assert!(reason.contains("`rollback`") && reason.contains("put back from an older copy"), "{reason}");
-        for refused in [Request::Sync, Request::Cutover, Request::Verify] {
-            assert!(matches!(rig.request(refused).await, RequestOutcome::Refused(_)), "{refused:?}");
+        for refused in [Request::Sync, Request::cutover(), Request::verify()] {
+            assert!(matches!(rig.request(refused.clone()).await, RequestOutcome::Refused(_)), "{refused:?}");
         }
         // The daemon checks again, and finds the same.
         rig.ask(Request::Resume).await;
@@ -175,7 +175,7 @@ async fn an_undo_by_a_state_from_before_the_start_is_not_begun() {
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     let file = rig.state_file();
     rig.world.faults.set("target.create", InjectedFault::Passing(u32::MAX));
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.until("the VM's making", |view| {
         view.cutover
             .as_ref()

@@ -116,7 +116,7 @@ async fn a_cutover_that_watches_or_releases_goes_back() {
         let mut plan = Rig::plan(VerifyMode::None);
         plan.cutover.min_uptime = Duration::from_millis(200);
         rig.seed(plan).await;
-        rig.ask(Request::Cutover).await;
+        rig.ask(Request::cutover()).await;
         rig.until("the start", |view| view.state == State::CuttingOver { phase: Phase::BootCheck }).await;
         rig.world.faults.set(call, InjectedFault::Passing(u32::MAX));
         rig.until(call, |view| view.state == State::CuttingOver { phase }).await;
@@ -164,8 +164,11 @@ async fn cut_off_anywhere_it_goes_on_and_the_source_waits_for_the_target_to_be_g
                 assert_eq!(rig.view().await.state, State::RollingBack, "{call}");
                 let runs = rig.world.with(|truth| (truth.source_runs, truth.target_runs));
                 assert_eq!(runs, (false, call == "target.discard"), "{call}");
-                for request in [Request::Cutover, Request::Cancel, Request::Sync, Request::AbortCutover] {
-                    assert!(matches!(rig.request(request).await, RequestOutcome::Refused(_)), "{request:?}");
+                for request in [Request::cutover(), Request::Cancel, Request::Sync, Request::AbortCutover] {
+                    assert!(
+                        matches!(rig.request(request.clone()).await, RequestOutcome::Refused(_)),
+                        "{request:?}"
+                    );
                 }
                 rig.restart_after(|world| world.faults.clear()).await;
             }

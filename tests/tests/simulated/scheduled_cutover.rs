@@ -171,7 +171,7 @@ fn outside_its_windows_a_cutover_is_refused_and_can_be_forced() {
             };
             assert!(why.contains("a cutover may begin from 2026-11-22 22:00 UTC on"), "{why}");
         }
-        assert!(matches!(rig.request(Request::Cutover).await, RequestOutcome::Refused(_)));
+        assert!(matches!(rig.request(Request::cutover()).await, RequestOutcome::Refused(_)));
         assert_eq!(rig.view().await.state, State::Synced);
         assert_eq!(order(&rig, CutoverTime::At(at("22T15:00")), true).await, RequestOutcome::Accepted);
         assert!(awaited(&rig).await.force);

@@ -17,7 +17,7 @@ pub(super) async fn will_hang_in(name: &str, create_deadline: Duration) -> Rig {
     plan.cutover.create_deadline = create_deadline;
     rig.seed(plan).await;
     rig.world.faults.set(name, InjectedFault::Hang);
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use warmd_cbt::units::BLOCK;
 use warmd_core::{
     control::Control,
-    model::{plan::VerifyMode, request::Request, state::State},
+    model::{event_kind::EventKind, plan::VerifyMode, request::Request, state::State},
 };
 use warmd_tests::simulated::{InjectedFault, Rig, SimulatedWorld};
 
@@ -30,7 +30,7 @@ async fn an_owner_that_panics_with_the_source_off_is_taken_up_again_from_the_sta
         assert!(truth.target_runs && !truth.source_runs);
     });
     // It has a driver as before.
-    rig.request(Request::Verify).await;
+    rig.request(Request::verify()).await;
 }
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn a_second_panic_of_the_same_migration_ends_the_daemon_and_the_next_one_g
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.world.faults.set("target.create", InjectedFault::Panic(2));
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     let why =
         tokio::time::timeout(Duration::from_secs(30), rig.manager.fatal()).await.expect("it is noticed");
     assert!(why.contains("second time") && why.contains("target.create"), "{why}");
@@ -46,7 +46,8 @@ async fn a_second_panic_of_the_same_migration_ends_the_daemon_and_the_next_one_g
     let view = rig.until("its end", |view| matches!(view.state, State::Done | State::Synced)).await;
     assert_eq!(view.state, State::Done, "{}", rig.journal().await);
     let events = rig.manager.events(None, None, 1000).await.expect("the journal").lines;
-    let told = events.iter().filter(|line| line.kind == "failure" && line.text.contains("panic")).count();
+    let told =
+        events.iter().filter(|line| line.kind == EventKind::Failure && line.text.contains("panic")).count();
     assert_eq!(told, 2, "both are told of");
 }
 

@@ -31,7 +31,7 @@ async fn an_unreadable_migration_is_shown_refused_and_left_alone() {
         view.state
     );
     assert_eq!(rig.manager.migrations(None).await.unwrap().len(), 1);
-    for request in [Request::Cancel, Request::Sync, Request::Cutover] {
+    for request in [Request::Cancel, Request::Sync, Request::cutover()] {
         let error = rig.manager.request(view.id, request, "test").await.unwrap_err();
         assert_eq!(error.kind, ControlErrorKind::Refused);
         assert!(error.message.contains("unreadable"), "{error}");

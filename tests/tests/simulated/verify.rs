@@ -189,7 +189,7 @@ async fn one_runs_and_one_waits(rig: &Rig) {
 async fn a_cutover_ends_a_verification_and_drops_the_one_that_waits() {
     let rig = seeded(VerifyMode::Readback, UNAUDITED).await;
     one_runs_and_one_waits(&rig).await;
-    rig.ask(Request::Cutover).await;
+    rig.ask(Request::cutover()).await;
     rig.world.faults.clear();
     let view = rig.until("done", |view| view.state == State::Done).await;
     rig.world.assert_moved();

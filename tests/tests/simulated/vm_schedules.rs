@@ -134,7 +134,7 @@ fn a_cutover_keeps_to_the_vms_own_window() {
         assert!(why.contains("a cutover may begin from 2026-11-22 22:00 CET on"), "{why}");
         let early = CutoverOrder { when: CutoverTime::At(at("22T20:00")), ..CutoverOrder::default() };
         assert!(refused(cut_over(&rig, "slow", early).await).contains("at 2026-11-22 21:00 CET is refused"));
-        assert_eq!(rig.request("quick", Request::Cutover).await, RequestOutcome::Accepted);
+        assert_eq!(rig.request("quick", Request::cutover()).await, RequestOutcome::Accepted);
         rig.until("one is moved", |views| views.iter().any(|view| view.state == State::Done)).await;
 
         let evening = CutoverOrder { when: CutoverTime::At(at("22T21:30")), ..CutoverOrder::default() };

@@ -65,7 +65,7 @@ fn before_the_stop_a_cutover_waits_within_its_deadline() {
         plan.cutover.delta_deadline = Duration::from_mins(10);
         rig.seed(plan).await;
         rig.world.faults.set("source.snapshot", InjectedFault::Blocked);
-        rig.ask(Request::Cutover).await;
+        rig.ask(Request::cutover()).await;
         let view = rig.until("waits", waits).await;
         assert!(matches!(view.state, State::CuttingOver { .. }), "{}", view.state);
         tokio::time::sleep(Duration::from_mins(5)).await;
@@ -78,7 +78,7 @@ fn before_the_stop_a_cutover_waits_within_its_deadline() {
         let rig = rig().await;
         rig.seed(Rig::plan(VerifyMode::None)).await;
         rig.world.faults.set("source.snapshot", InjectedFault::Blocked);
-        rig.ask(Request::Cutover).await;
+        rig.ask(Request::cutover()).await;
         tokio::time::sleep(Duration::from_mins(5)).await;
         let view = rig.until("undone", |view| view.state == State::Synced).await;
         let failure = view.cutover.and_then(|cutover| cutover.failure).unwrap_or_default();
@@ -92,7 +92,7 @@ fn a_cancel_and_an_undo_that_are_tried_again_say_why() {
         let rig = rig().await;
         rig.seed(Rig::plan(VerifyMode::None)).await;
         rig.world.faults.set("source.end-snapshot", InjectedFault::Refused);
-        rig.ask(Request::Cutover).await;
+        rig.ask(Request::cutover()).await;
         let view = rig
             .until("the undoing waits", |view| matches!(view.state, State::Undoing { .. }) && waits(view))
             .await;

@@ -11,7 +11,7 @@ pub(crate) fn event(event: EventView) -> v1::Event {
         at: Some(timestamp(event.at)),
         migration_id: event.migration.map(|id| id.to_string()),
         by: event.by,
-        kind: event.kind,
+        kind: event.kind.into(),
         text: event.text,
     }
 }

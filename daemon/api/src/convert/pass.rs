@@ -11,7 +11,7 @@ pub(super) fn pass(pass: PassView) -> v1::Pass {
         kind: enums::pass_kind(pass.kind).into(),
         started: Some(timestamp(pass.started)),
         ended: pass.ended.map(timestamp),
-        error: pass.error,
+        error: pass.error.map(String::from),
         disks: pass.disks.into_iter().map(disk_pass).collect(),
         daemon_cpu: pass.cpu.and_then(seconds),
     }

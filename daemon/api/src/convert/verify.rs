@@ -23,7 +23,7 @@ fn phase(phase: PhaseView) -> v1::PhaseRun {
         phase: enums::phase(phase.phase).into(),
         started: Some(timestamp(phase.started)),
         ended: phase.ended.map(timestamp),
-        outcome: phase.outcome,
+        outcome: phase.outcome.map(String::from),
     }
 }
 

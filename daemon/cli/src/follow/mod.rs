@@ -9,7 +9,7 @@ mod tracker;
 use std::path::Path;
 
 use serde::Serialize;
-use warmd_core::model::phase::{NOT_STARTED, STARTED_OUTSIDE};
+use warmd_core::model::outcome::PhaseOutcome;
 use warmd_proto::v1::{Migration, RequestOutcome};
 
 use self::{
@@ -202,13 +202,10 @@ fn ending_lines(task: Task, last: &Migration, ending: &Ending) -> Vec<String> {
 /// only disks the machine is started by another tool.
 fn moved(last: &Migration) -> &'static str {
     let phases = last.cutover.iter().flat_map(|cutover| &cutover.phases);
-    let said = |begins: &str| {
-        let mut outcomes = phases.clone().filter_map(|phase| phase.outcome.as_deref());
-        outcomes.any(|outcome| outcome.starts_with(begins))
-    };
-    if said(STARTED_OUTSIDE) {
+    let outcomes: Vec<_> = phases.filter_map(|phase| phase.outcome.clone()).map(PhaseOutcome::from).collect();
+    if outcomes.contains(&PhaseOutcome::StartedOutside) {
         "has its disks on the target, where another tool starts the VM,"
-    } else if said(NOT_STARTED) {
+    } else if outcomes.contains(&PhaseOutcome::NotStarted) {
         "is on the target, powered off as it was on the source,"
     } else {
         "runs on the target"

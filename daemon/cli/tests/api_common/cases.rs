@@ -12,6 +12,7 @@ use warmd_cbt::{
 };
 use warmd_core::model::{
     coordination::MemberStatus,
+    event_kind::EventKind,
     group::{Group, GroupMember, GroupView},
     hook::{HookSide, HookView},
     id::{DiskKey, MigrationId, VmId},
@@ -350,7 +351,7 @@ pub fn events() -> Vec<EventView> {
         at: at(seconds),
         migration,
         by: by.to_owned(),
-        kind: kind.to_owned(),
+        kind: EventKind::from(kind.to_owned()),
         text: text.to_owned(),
     };
     vec![
@@ -406,7 +407,7 @@ pub fn report(view: &MigrationView) -> Report {
         cutover: vec![phase(Phase::CatchUpDelta, 1000, Some(4)), phase(Phase::StopSource, 1004, Some(2))],
         downtime: Some(14.25),
         verify_result: Some(result(0)),
-        requests: events().into_iter().filter(|event| event.kind == "request").collect(),
+        requests: events().into_iter().filter(|event| event.kind == EventKind::Request).collect(),
         verify_results: vec![result(0)],
         journal: events(),
         passes_before: Vec::new(),

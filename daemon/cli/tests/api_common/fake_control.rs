@@ -48,7 +48,8 @@ pub struct FakeControl {
 struct Inner {
     plans: BTreeMap<String, Plan>,
     migrations: BTreeMap<MigrationId, MigrationView>,
-    scripts: HashMap<Request, Vec<MigrationView>>,
+    /// By the request's name.
+    scripts: HashMap<&'static str, Vec<MigrationView>>,
     asked: Vec<(MigrationId, Request, String)>,
     ordered: Vec<VerifyOrder>,
     cutovers: Vec<CutoverOrder>,
@@ -70,8 +71,8 @@ impl FakeControl {
     }
 
     /// What happens, step by step, after `request` is accepted.
-    pub fn script(self, request: Request, steps: impl IntoIterator<Item = MigrationView>) -> Self {
-        self.lock().scripts.insert(request, steps.into_iter().collect());
+    pub fn script(self, request: &Request, steps: impl IntoIterator<Item = MigrationView>) -> Self {
+        self.lock().scripts.insert(request.name(), steps.into_iter().collect());
         self
     }
 
@@ -343,12 +344,13 @@ impl Control for FakeControl {
         let mut answers = self.answers.subscribe();
         answers.wait_for(|now| *now).await.unwrap();
         let view = self.migration(&id.to_string()).await?;
-        let outcome = judge(&view.state, request);
+        let outcome = judge(&view.state, &request);
         if outcome == RequestOutcome::Accepted {
             let steps = {
                 let mut inner = self.lock();
+                let steps = inner.scripts.remove(request.name()).unwrap_or_default();
                 inner.asked.push((id, request, by.to_owned()));
-                inner.scripts.remove(&request).unwrap_or_default()
+                steps
             };
             let control = self.clone();
             tokio::spawn(async move {
@@ -404,13 +406,13 @@ impl Control for FakeControl {
         // Unless the script says otherwise, it is the requested one.
         {
             let mut inner = self.lock();
-            let steps = inner.scripts.get_mut(&Request::Verify).into_iter().flatten();
+            let steps = inner.scripts.get_mut(Request::verify().name()).into_iter().flatten();
             for run in steps.filter_map(|step| step.verification.as_mut()).filter(|run| run.id.is_empty()) {
                 run.id.clone_from(&order.id);
             }
             inner.ordered.push(order);
         }
-        self.request(id, Request::Verify, by).await
+        self.request(id, Request::verify(), by).await
     }
 
     fn sign(&self, report: &Report) -> Result<SignedReport, ControlError> {

@@ -9,7 +9,10 @@ use std::{fmt, time::Duration};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{phase::Phase, plan::duration};
+use super::{
+    phase::{HooksAfter, Phase},
+    plan::duration,
+};
 
 /// The longest allowed timeout of a hook.
 const LONGEST: Duration = Duration::from_hours(24);
@@ -81,7 +84,8 @@ impl Hook {
 
     /// Whether the hook is run after the start of the target VM: then its failure does not undo the cutover.
     pub fn past_no_return(&self) -> bool {
-        self.phase.past_no_return() || self.phase == Phase::StartVm && self.when == HookSide::After
+        self.phase.past_no_return()
+            || self.when == HookSide::After && self.phase.spec().hooks_after == HooksAfter::InTheNext
     }
 
     /// The problems of the hook as written; `name` is its name in the plan.

@@ -5,6 +5,9 @@
 pub mod boot;
 pub mod conversion;
 pub mod coordination;
+pub mod cutover_record;
+pub mod decide;
+pub mod event_kind;
 pub mod forecast;
 pub mod group;
 pub mod hardware;
@@ -14,6 +17,7 @@ pub mod id;
 pub mod limit;
 pub mod location_claim;
 pub mod machine;
+pub mod outcome;
 pub mod phase;
 pub mod plan;
 pub mod quota;

@@ -1,10 +1,15 @@
 //! The phases of a cutover, in their order, and the point of no return.
 //!
-//! Rule: every name that was ever saved stays readable, see [`EARLIER`].
+//! Rule: [`PHASES`] is the list of phases: what another file must know of a phase stands there. Every name
+//! that was ever saved stays readable.
+
+mod list;
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error};
+
+pub use self::list::{AfterRestart, HooksAfter, PHASES, PhaseAdmission, PhaseDeadline, PhaseSpec, PhaseUndo};
 
 /// One phase of a cutover. The order of the variants is the order of the work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -30,80 +35,80 @@ pub enum Phase {
     Cleanup,
 }
 
-/// The beginning of the outcome of `start-vm` where the source was off.
-pub const NOT_STARTED: &str = "not started";
-/// The outcome of `boot-check` where the target only keeps disks.
-pub const STARTED_OUTSIDE: &str = "the machine is started outside warmd";
+/// The names for an error message: after a typing error only present names are listed.
+const NAMES: [&str; PHASES.len()] = {
+    let (mut names, mut at) = ([""; PHASES.len()], 0);
+    while at < PHASES.len() {
+        names[at] = PHASES[at].name;
+        at += 1;
+    }
+    names
+};
 
 impl Phase {
     /// All phases in order.
-    pub const ALL: [Self; 9] = [
-        Self::CatchUpDelta,
-        Self::StopSource,
-        Self::FinalDelta,
-        Self::Verify,
-        Self::Convert,
-        Self::CreateVm,
-        Self::StartVm,
-        Self::BootCheck,
-        Self::Cleanup,
-    ];
+    pub const ALL: [Self; PHASES.len()] = {
+        let (mut all, mut at) = ([Self::CatchUpDelta; PHASES.len()], 0);
+        while at < PHASES.len() {
+            all[at] = PHASES[at].phase;
+            at += 1;
+        }
+        all
+    };
+
+    /// What is to be known of it.
+    pub fn spec(self) -> &'static PhaseSpec {
+        &PHASES[self.position()]
+    }
+
+    /// Its place in [`PHASES`].
+    pub fn position(self) -> usize {
+        self as usize
+    }
 
     /// The phase after this one; `None` after the last.
     pub fn next(self) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| *phase > self)
+        Self::ALL.get(self.position() + 1).copied()
+    }
+
+    /// The phase before this one; `None` before the first.
+    pub fn previous(self) -> Option<Self> {
+        Self::ALL.get(self.position().checked_sub(1)?).copied()
     }
 
     /// Whether the target VM was started before this phase began: from here on there is no undo, only
     /// forward.
     pub fn past_no_return(self) -> bool {
-        self > Self::StartVm
+        self.spec().undo.is_none()
     }
 
     /// Whether the source VM may be off in this phase.
     pub fn source_may_be_off(self) -> bool {
-        self >= Self::StopSource
+        self.spec().undo.is_none_or(|undo| undo.source_may_be_off)
+    }
+
+    /// Whether the target VM may have been created when this phase began, or is created in it.
+    pub fn target_vm_may_exist(self) -> bool {
+        self.spec().undo.is_none_or(|undo| undo.may_be_created)
+    }
+
+    /// Whether its time is downtime: no VM runs.
+    pub fn is_downtime(self) -> bool {
+        self.spec().undo.is_some_and(|undo| undo.source_may_be_off)
     }
 
     /// Its name in the API, the journal and the CLI.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::CatchUpDelta => "catch-up-delta",
-            Self::StopSource => "stop-source",
-            Self::FinalDelta => "final-delta",
-            Self::Verify => "verify",
-            Self::Convert => "convert",
-            Self::CreateVm => "create-vm",
-            Self::StartVm => "start-vm",
-            Self::BootCheck => "boot-check",
-            Self::Cleanup => "cleanup",
-        }
+        self.spec().name
     }
 }
-
-/// The names of phases in earlier releases: saved plans and states contain them.
-const EARLIER: [(&str, Phase); 3] =
-    [("last-delta", Phase::CatchUpDelta), ("watch", Phase::BootCheck), ("release", Phase::Cleanup)];
-
-/// The names for an error message: after a typing error only present names are listed.
-const NAMES: [&str; 9] = [
-    "catch-up-delta",
-    "stop-source",
-    "final-delta",
-    "verify",
-    "convert",
-    "create-vm",
-    "start-vm",
-    "boot-check",
-    "cleanup",
-];
 
 impl<'de> Deserialize<'de> for Phase {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        let now = Self::ALL.into_iter().find(|phase| phase.name() == name);
-        let earlier = || EARLIER.into_iter().find(|(was, _)| *was == name).map(|(_, phase)| phase);
-        now.or_else(earlier).ok_or_else(|| D::Error::unknown_variant(&name, &NAMES))
+        let is_meant = |spec: &&PhaseSpec| spec.name == name || spec.earlier_name == Some(name.as_str());
+        let found = PHASES.iter().find(is_meant).map(|spec| spec.phase);
+        found.ok_or_else(|| D::Error::unknown_variant(&name, &NAMES))
     }
 }
 
@@ -121,9 +126,18 @@ mod tests {
     fn phases_follow_each_other_to_the_end() {
         let mut walked = vec![Phase::CatchUpDelta];
         while let Some(next) = walked.last().and_then(|phase| phase.next()) {
+            assert_eq!(next.previous(), walked.last().copied());
             walked.push(next);
         }
         assert_eq!(walked, Phase::ALL);
+        assert_eq!(Phase::CatchUpDelta.previous(), None);
+    }
+
+    #[test]
+    fn each_phase_stands_in_the_list_at_its_place() {
+        for (at, spec) in PHASES.iter().enumerate() {
+            assert_eq!((spec.phase.position(), spec.phase.spec()), (at, spec), "{}", spec.name);
+        }
     }
 
     #[test]
@@ -134,7 +148,9 @@ mod tests {
             assert_eq!(text, format!("{:?}", phase.name()));
             assert_eq!(serde_json::from_str::<Phase>(&text).unwrap(), phase);
         }
-        for (was, phase) in EARLIER {
+        for (was, phase) in
+            [("last-delta", Phase::CatchUpDelta), ("watch", Phase::BootCheck), ("release", Phase::Cleanup)]
+        {
             assert_eq!(serde_json::from_str::<Phase>(&format!("{was:?}")).unwrap(), phase);
         }
     }
@@ -143,5 +159,40 @@ mod tests {
     fn no_return_begins_after_the_start() {
         let past: Vec<_> = Phase::ALL.into_iter().filter(|phase| phase.past_no_return()).collect();
         assert_eq!(past, [Phase::BootCheck, Phase::Cleanup]);
+    }
+
+    /// What an undo restores is never forgotten by a later phase.
+    #[test]
+    fn an_undo_restores_at_least_what_one_from_before_does() {
+        let undos: Vec<_> = PHASES.iter().filter_map(|spec| spec.undo).collect();
+        for (before, after) in undos.iter().zip(&undos[1..]) {
+            assert!(!before.source_may_be_off || after.source_may_be_off);
+            assert!(!before.may_be_converted || after.may_be_converted);
+            assert!(!before.may_be_created || after.may_be_created);
+        }
+        let from = |is: fn(&PhaseUndo) -> bool| {
+            PHASES.iter().find(|spec| spec.undo.as_ref().is_some_and(is)).map(|spec| spec.phase)
+        };
+        assert_eq!(from(|undo| undo.source_may_be_off), Some(Phase::StopSource));
+        assert_eq!(from(|undo| undo.may_be_converted), Some(Phase::FinalDelta));
+        assert_eq!(from(|undo| undo.may_be_created), Some(Phase::CreateVm));
+        let downtime: Vec<_> = Phase::ALL.into_iter().filter(|phase| phase.is_downtime()).collect();
+        assert_eq!(downtime, Phase::ALL[Phase::StopSource.position()..=Phase::StartVm.position()]);
+    }
+
+    #[test]
+    fn the_documents_list_the_phases() {
+        let (glossary, cutover) =
+            (include_str!("../../../docs/glossary.md"), include_str!("../../../docs/cutover.md"));
+        let rows = glossary.lines().filter_map(|line| {
+            let mut cells = line.trim_start_matches("| `").split('|').map(str::trim);
+            let (name, summary) = (cells.next()?.trim_end_matches('`'), cells.next()?);
+            line.starts_with("| `").then_some((name, summary))
+        });
+        let phases: Vec<_> = rows.filter(|(name, _)| NAMES.contains(name)).collect();
+        assert_eq!(phases, PHASES.map(|spec| (spec.name, spec.summary)));
+        let listed = NAMES.map(|name| format!("`{name}`")).join(", ");
+        let text = cutover.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(text.contains(&listed), "docs/cutover.md does not list {listed}");
     }
 }

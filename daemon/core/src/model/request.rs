@@ -3,25 +3,24 @@
 //! Rule: judging a request is pure and separate from carrying it out. A refusal says why and what to do
 //! instead, and is shown unchanged.
 
-use serde::{Deserialize, Serialize};
+use chrono::{DateTime, Utc};
 
 use super::{
-    phase::Phase,
     state::{ResumePoint, State},
+    verify::VerifyOrder,
 };
 
-/// A request to a migration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+/// A request to a migration, with its options.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Copy a delta now.
     Sync,
     Pause,
     Resume,
     /// Move the VM now.
-    Cutover,
+    Cutover(CutoverOptions),
     /// Move the VM later, or not until a further request.
-    ScheduleCutover,
+    ScheduleCutover(CutoverSchedule),
     /// Undo a cutover that has not passed the point of no return.
     AbortCutover,
     /// Go back to the source after the target VM was started: what the target VM wrote is lost.
@@ -29,22 +28,55 @@ pub enum Request {
     /// Cancel the migration.
     Cancel,
     /// Read the target again and compare it with the manifest, or with the source.
-    Verify,
+    Verify(VerifyOrder),
+}
+
+/// The options of a cutover now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CutoverOptions {
+    /// Also outside the plan's windows, and against its forecast.
+    pub force: bool,
+    /// Whether the other VMs of its group are asked too: never set by a user.
+    pub in_group: bool,
+}
+
+/// When a cutover that is not to begin now may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutoverSchedule {
+    At {
+        at: DateTime<Utc>,
+        /// Also outside the plan's windows.
+        force: bool,
+    },
+    /// Stay synced and wait for a further request, also where the plan cuts over automatically.
+    Hold,
+    /// Lift the hold: the plan decides again.
+    Unhold,
 }
 
 impl Request {
+    /// A cutover now, without options.
+    pub fn cutover() -> Self {
+        Self::Cutover(CutoverOptions::default())
+    }
+
+    /// A readback of all blocks.
+    pub fn verify() -> Self {
+        Self::Verify(VerifyOrder::default())
+    }
+
     /// Its name in the API, the journal and the CLI.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Sync => "sync",
             Self::Pause => "pause",
             Self::Resume => "resume",
-            Self::Cutover => "cutover",
-            Self::ScheduleCutover => "schedule-cutover",
+            Self::Cutover(_) => "cutover",
+            Self::ScheduleCutover(_) => "schedule-cutover",
             Self::AbortCutover => "abort-cutover",
             Self::Rollback => "rollback",
             Self::Cancel => "cancel",
-            Self::Verify => "verify",
+            Self::Verify(_) => "verify",
         }
     }
 }
@@ -60,7 +92,7 @@ pub enum RequestOutcome {
 }
 
 /// Judges `request` of a migration in `state`.
-pub fn judge(state: &State, request: Request) -> RequestOutcome {
+pub fn judge(state: &State, request: &Request) -> RequestOutcome {
     use Request as R;
     use RequestOutcome::{Accepted, NoChange};
     use State as S;
@@ -73,10 +105,12 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
 
     match (request, state) {
         // Objections to this are known to the target only.
-        (R::Verify, S::Done) => Accepted,
+        (R::Verify(_), S::Done) => Accepted,
         (R::Rollback, S::Done) => Accepted,
-        (_, S::Done) if request != R::Cutover => refused("it is finished, and stays as it is"),
-        (R::Cutover, S::Done) | (R::Cancel, S::Cancelled | S::Cancelling) => NoChange,
+        (request, S::Done) if !matches!(request, R::Cutover(_)) => {
+            refused("it is finished, and stays as it is")
+        }
+        (R::Cutover(_), S::Done) | (R::Cancel, S::Cancelled | S::Cancelling) => NoChange,
         (_, S::Cancelled | S::Cancelling) => {
             refused("it was cancelled; apply the plan again for a new migration")
         }
@@ -100,7 +134,13 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
             | S::Failed { .. },
         ) => refused("no target VM was started, so there is nothing to go back from"),
         (
-            R::Sync | R::Pause | R::Cutover | R::ScheduleCutover | R::AbortCutover | R::Cancel | R::Verify,
+            R::Sync
+            | R::Pause
+            | R::Cutover(_)
+            | R::ScheduleCutover(_)
+            | R::AbortCutover
+            | R::Cancel
+            | R::Verify(_),
             S::RollingBack,
         ) => refused("it goes back to the source; wait until it is paused, then resume or cancel it"),
 
@@ -140,21 +180,21 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
         ) => NoChange,
 
         // A pass that runs is cut short: what it drained stays drained.
-        (R::Cutover, S::Synced | S::Syncing) => Accepted,
-        (R::Cutover, S::CuttingOver { .. }) => NoChange,
-        (R::Cutover, S::Defined | S::Preparing | S::Seeding) => {
+        (R::Cutover(_), S::Synced | S::Syncing) => Accepted,
+        (R::Cutover(_), S::CuttingOver { .. }) => NoChange,
+        (R::Cutover(_), S::Defined | S::Preparing | S::Seeding) => {
             refused("the full pass is not finished; wait until it is synced")
         }
-        (R::Cutover, S::Undoing { .. }) => {
+        (R::Cutover(_), S::Undoing { .. }) => {
             refused("the last cutover is being undone; try again when it is synced")
         }
-        (R::Cutover, S::Paused { .. } | S::Failed { .. }) => {
+        (R::Cutover(_), S::Paused { .. } | S::Failed { .. }) => {
             refused("resume it first, then wait until it is synced")
         }
 
         // The clock and the plan's windows decide when it begins.
         (
-            R::ScheduleCutover,
+            R::ScheduleCutover(_),
             S::Defined
             | S::Preparing
             | S::Seeding
@@ -163,20 +203,20 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
             | S::Paused { .. }
             | S::Failed { resumable: true, .. },
         ) => Accepted,
-        (R::ScheduleCutover, S::Failed { .. }) => {
+        (R::ScheduleCutover(_), S::Failed { .. }) => {
             refused("its failure cannot be resumed; cancel it, or see `migration show`")
         }
-        (R::ScheduleCutover, S::CuttingOver { .. }) => {
+        (R::ScheduleCutover(_), S::CuttingOver { .. }) => {
             refused("a cutover runs; abort it with `cutover --abort`")
         }
-        (R::ScheduleCutover, S::Undoing { .. }) => {
+        (R::ScheduleCutover(_), S::Undoing { .. }) => {
             refused("the last cutover is being undone; try again when it is synced")
         }
 
         (R::AbortCutover, S::CuttingOver { phase }) if phase.past_no_return() => {
             refused("the target VM was started; to go back, and lose what it wrote since, use `rollback`")
         }
-        (R::AbortCutover, S::CuttingOver { phase: Phase::StartVm }) => {
+        (R::AbortCutover, S::CuttingOver { phase }) if !phase.spec().can_be_aborted => {
             refused("the target VM is being started; if that fails, the cutover is undone automatically")
         }
         (R::AbortCutover, S::CuttingOver { .. }) => Accepted,
@@ -209,9 +249,9 @@ pub fn judge(state: &State, request: Request) -> RequestOutcome {
             | S::Failed { .. },
         ) => Accepted,
 
-        (R::Verify, S::Synced) => Accepted,
+        (R::Verify(_), S::Synced) => Accepted,
         (
-            R::Verify,
+            R::Verify(_),
             S::Defined
             | S::Preparing
             | S::Seeding

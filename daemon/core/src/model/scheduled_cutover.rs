@@ -6,7 +6,7 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::request::Request;
+use super::request::{CutoverOptions, CutoverSchedule, Request};
 
 /// When a requested cutover begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,11 +31,40 @@ pub struct CutoverOrder {
 }
 
 impl CutoverOrder {
-    /// The request that this order is checked as.
+    /// The request for it.
     pub fn request(self) -> Request {
-        match self.when {
-            CutoverTime::Now => Request::Cutover,
-            CutoverTime::At(_) | CutoverTime::Hold | CutoverTime::Unhold => Request::ScheduleCutover,
+        let Self { when, force, in_group } = self;
+        match when {
+            CutoverTime::Now => Request::Cutover(CutoverOptions { force, in_group }),
+            CutoverTime::At(at) => Request::ScheduleCutover(CutoverSchedule::At { at, force }),
+            CutoverTime::Hold => Request::ScheduleCutover(CutoverSchedule::Hold),
+            CutoverTime::Unhold => Request::ScheduleCutover(CutoverSchedule::Unhold),
+        }
+    }
+}
+
+impl Request {
+    /// The parameters of a cutover request; `None` for another request.
+    pub fn cutover_order(&self) -> Option<CutoverOrder> {
+        match *self {
+            Self::Cutover(CutoverOptions { force, in_group }) => {
+                Some(CutoverOrder { when: CutoverTime::Now, force, in_group })
+            }
+            Self::ScheduleCutover(schedule) => {
+                let (when, force) = match schedule {
+                    CutoverSchedule::At { at, force } => (CutoverTime::At(at), force),
+                    CutoverSchedule::Hold => (CutoverTime::Hold, false),
+                    CutoverSchedule::Unhold => (CutoverTime::Unhold, false),
+                };
+                Some(CutoverOrder { when, force, in_group: false })
+            }
+            Self::Sync
+            | Self::Pause
+            | Self::Resume
+            | Self::AbortCutover
+            | Self::Rollback
+            | Self::Cancel
+            | Self::Verify(_) => None,
         }
     }
 }

@@ -120,6 +120,25 @@ impl State {
         }
     }
 
+    /// Whether a cutover can be scheduled: none runs, none has ended well, and the migration is not cancelled.
+    pub fn is_before_cutover(&self) -> bool {
+        match self {
+            Self::Defined
+            | Self::Preparing
+            | Self::Seeding
+            | Self::Synced
+            | Self::Syncing
+            | Self::Paused { .. }
+            | Self::Failed { .. } => true,
+            Self::CuttingOver { .. }
+            | Self::Undoing { .. }
+            | Self::RollingBack
+            | Self::Cancelling
+            | Self::Cancelled
+            | Self::Done => false,
+        }
+    }
+
     /// Whether the state is final; only a rollback leads out of `Done`.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Done | Self::Cancelled)

@@ -11,7 +11,7 @@
 //! [`IllegalStep`], never a panic. After a restart the daemon repeats the [`work`] of the saved state.
 
 use super::{
-    phase::Phase,
+    phase::{AfterRestart, Phase},
     request::{Request, RequestOutcome, judge},
     state::{ResumePoint, State},
 };
@@ -24,7 +24,7 @@ pub enum MigrationEvent {
     /// The work of the present state is done.
     WorkDone,
     /// The work of the present state failed, and a retry would not help.
-    WorkFailed { reason: String, resumable: bool },
+    WorkFailed { reason: String, resumable: bool, cause: FailureCause },
     /// By a cutover that this state does not know, the target VM owns the target's disks.
     StaleState { reason: String },
     /// The schedule says that a delta is due.
@@ -32,6 +32,27 @@ pub enum MigrationEvent {
     /// The daemon started and loaded the migration's saved state, with whether the target VM's start was
     /// requested before.
     Restarted { start_requested: bool },
+}
+
+/// What a failure of work means for a scheduled cutover.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureCause {
+    /// The cutover window closed before the cutover was admitted: nothing was stopped, and the next window
+    /// will do.
+    CutoverWindowClosed,
+    Other,
+}
+
+impl FailureCause {
+    /// The words for a window that closed.
+    pub const WINDOW_CLOSED: &str =
+        "the cutover window closed while the cutover waited for its turn by the quotas";
+
+    /// The cause of a group's halt, which is saved in words alone: those of the member that failed, at their
+    /// end. Words that are not known are [`Self::Other`], after which a cutover is put on hold.
+    pub fn saved_as(words: &str) -> Self {
+        if words.ends_with(Self::WINDOW_CLOSED) { Self::CutoverWindowClosed } else { Self::Other }
+    }
 }
 
 /// The work of a state.
@@ -87,8 +108,11 @@ pub fn work(state: &State) -> StateWork {
 /// unless the target VM may have been started.
 fn restarted(state: &State, start_requested: bool) -> State {
     let again = match state {
-        State::CuttingOver { phase: Phase::Verify | Phase::Convert | Phase::CreateVm } => true,
-        State::CuttingOver { phase: Phase::StartVm } => !start_requested,
+        State::CuttingOver { phase } => match phase.spec().after_restart {
+            AfterRestart::Here => false,
+            AfterRestart::FinalDelta => true,
+            AfterRestart::FinalDeltaUnlessStarted => !start_requested,
+        },
         _ => false,
     };
     if again {
@@ -101,9 +125,9 @@ fn restarted(state: &State, start_requested: bool) -> State {
 pub fn next(state: &State, event: &MigrationEvent) -> Result<State, IllegalStep> {
     let illegal = || IllegalStep { state: state.clone(), event: event.clone() };
     match event {
-        MigrationEvent::Request(request) => requested(state, *request).ok_or_else(illegal),
+        MigrationEvent::Request(request) => requested(state, request).ok_or_else(illegal),
         MigrationEvent::WorkDone => done(state).ok_or_else(illegal),
-        MigrationEvent::WorkFailed { reason, resumable } => {
+        MigrationEvent::WorkFailed { reason, resumable, .. } => {
             failed(state, reason, *resumable).ok_or_else(illegal)
         }
         MigrationEvent::StaleState { reason } => stale_state(state, reason).ok_or_else(illegal),
@@ -115,7 +139,7 @@ pub fn next(state: &State, event: &MigrationEvent) -> Result<State, IllegalStep>
     }
 }
 
-fn requested(state: &State, request: Request) -> Option<State> {
+fn requested(state: &State, request: &Request) -> Option<State> {
     match judge(state, request) {
         RequestOutcome::NoChange => return Some(state.clone()),
         RequestOutcome::Refused(_) => return None,
@@ -126,7 +150,7 @@ fn requested(state: &State, request: Request) -> Option<State> {
         (Request::Pause, State::Seeding) => State::Paused { from: ResumePoint::Seeding },
         (Request::Pause, _) => State::Paused { from: ResumePoint::Synced },
         (Request::Resume, State::Paused { from } | State::Failed { from, .. }) => resumed(*from),
-        (Request::Cutover, _) => State::CuttingOver { phase: Phase::CatchUpDelta },
+        (Request::Cutover(_), _) => State::CuttingOver { phase: Phase::CatchUpDelta },
         (Request::AbortCutover, State::CuttingOver { phase }) => {
             State::Undoing { phase: *phase, reason: "aborted by the operator".to_owned() }
         }
@@ -134,7 +158,7 @@ fn requested(state: &State, request: Request) -> Option<State> {
         (Request::Cancel, _) => State::Cancelling,
         // Verification reads while the migration waits for the schedule; a cutover can be scheduled in any
         // state.
-        (Request::Verify | Request::ScheduleCutover, _) => state.clone(),
+        (Request::Verify(_) | Request::ScheduleCutover(_), _) => state.clone(),
         (Request::Resume | Request::AbortCutover, _) => return None,
     })
 }
@@ -205,28 +229,35 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::request::CutoverSchedule;
 
-    const REQUESTS: [Request; 9] = [
-        Request::Sync,
-        Request::Pause,
-        Request::Resume,
-        Request::Cutover,
-        Request::ScheduleCutover,
-        Request::AbortCutover,
-        Request::Rollback,
-        Request::Cancel,
-        Request::Verify,
-    ];
+    fn requests() -> [Request; 9] {
+        [
+            Request::Sync,
+            Request::Pause,
+            Request::Resume,
+            Request::cutover(),
+            Request::ScheduleCutover(CutoverSchedule::Hold),
+            Request::AbortCutover,
+            Request::Rollback,
+            Request::Cancel,
+            Request::verify(),
+        ]
+    }
 
     fn event() -> impl Strategy<Value = MigrationEvent> {
         prop_oneof![
             4 => Just(MigrationEvent::WorkDone),
-            1 => any::<bool>().prop_map(|resumable| MigrationEvent::WorkFailed { reason: "x".to_owned(), resumable }),
+            1 => any::<bool>().prop_map(failure),
             1 => Just(MigrationEvent::StaleState { reason: "x".to_owned() }),
             1 => Just(MigrationEvent::PassDue),
             1 => any::<bool>().prop_map(|start_requested| MigrationEvent::Restarted { start_requested }),
-            3 => prop::sample::select(REQUESTS.to_vec()).prop_map(MigrationEvent::Request),
+            3 => prop::sample::select(requests().to_vec()).prop_map(MigrationEvent::Request),
         ]
+    }
+
+    fn failure(resumable: bool) -> MigrationEvent {
+        MigrationEvent::WorkFailed { reason: "x".to_owned(), resumable, cause: FailureCause::Other }
     }
 
     fn past_no_return(state: &State) -> bool {
@@ -252,7 +283,7 @@ mod tests {
             state = next(&state, &event).unwrap();
             names.push(state.to_string());
         }
-        state = next(&state, &MigrationEvent::Request(Request::Cutover)).unwrap();
+        state = next(&state, &MigrationEvent::Request(Request::cutover())).unwrap();
         while !state.is_final() {
             names.push(state.to_string());
             state = next(&state, &MigrationEvent::WorkDone).unwrap();
@@ -264,7 +295,7 @@ mod tests {
     #[test]
     fn a_failed_cutover_is_undone_back_to_synced_before_no_return_only() {
         for phase in Phase::ALL {
-            let failure = MigrationEvent::WorkFailed { reason: "x".to_owned(), resumable: true };
+            let failure = failure(true);
             let state = next(&State::CuttingOver { phase }, &failure).unwrap();
             if phase.past_no_return() {
                 assert!(matches!(state, State::Failed { .. }), "{phase}: {state}");
@@ -277,7 +308,7 @@ mod tests {
 
     #[test]
     fn undo_and_clean_up_never_give_up() {
-        let failure = MigrationEvent::WorkFailed { reason: "x".to_owned(), resumable: true };
+        let failure = failure(true);
         let undoing = State::Undoing { phase: Phase::Verify, reason: String::new() };
         assert!(next(&undoing, &failure).is_err());
         assert!(next(&State::Cancelling, &failure).is_err());
@@ -329,11 +360,21 @@ mod tests {
             assert_eq!(next(&state, &MigrationEvent::Request(Request::Rollback)), Ok(State::RollingBack));
             assert_eq!(next(&state, &MigrationEvent::Request(Request::Cancel)), Ok(State::Cancelling));
             assert_eq!(next(&state, &MigrationEvent::Request(Request::Resume)), Ok(State::Syncing));
-            assert!(next(&state, &MigrationEvent::Request(Request::Cutover)).is_err());
+            assert!(next(&state, &MigrationEvent::Request(Request::cutover())).is_err());
             assert!(next(&state, &MigrationEvent::PassDue).is_err());
         }
         for from in [State::Synced, State::Done, State::CuttingOver { phase: Phase::BootCheck }] {
             assert!(next(&from, &event).is_err(), "{from}");
+        }
+    }
+
+    /// These words are in the state of released versions.
+    #[test]
+    fn the_halt_of_a_group_tells_its_cause() {
+        let closed = "VM web: the cutover window closed while the cutover waited for its turn by the quotas";
+        assert_eq!(FailureCause::saved_as(closed), FailureCause::CutoverWindowClosed);
+        for other in ["", "VM web: no space", "the cutover window closed"] {
+            assert_eq!(FailureCause::saved_as(other), FailureCause::Other);
         }
     }
 
@@ -346,7 +387,7 @@ mod tests {
             let mut state = State::Defined;
             for event in events {
                 let Ok(new) = next(&state, &event) else {
-                    if let MigrationEvent::Request(request) = event {
+                    if let MigrationEvent::Request(request) = &event {
                         prop_assert!(matches!(judge(&state, request), RequestOutcome::Refused(_)));
                     }
                     continue;

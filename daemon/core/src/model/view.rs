@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 use warmd_cbt::{store::PassFigures, telemetry::Telemetry};
 
 use super::{
+    event_kind::EventKind,
     forecast::ForecastView,
     id::{DiskKey, MigrationId, VmId},
+    outcome::{PassFailure, PhaseOutcome},
     phase::Phase,
     plan::VerifyMode,
     scheduled_cutover::ScheduledCutoverView,
@@ -104,7 +106,7 @@ pub struct PassView {
     pub started: DateTime<Utc>,
     pub ended: Option<DateTime<Utc>>,
     /// How it ended, if not well.
-    pub error: Option<String>,
+    pub error: Option<PassFailure>,
     /// CPU seconds of the whole process during the pass, including warmd's other work.
     #[serde(default)]
     pub cpu: Option<f64>,
@@ -260,8 +262,8 @@ pub struct PhaseView {
     pub phase: Phase,
     pub started: DateTime<Utc>,
     pub ended: Option<DateTime<Utc>>,
-    /// The outcome in words, if there is more than its end.
-    pub outcome: Option<String>,
+    /// How it ended; `None` while it runs.
+    pub outcome: Option<PhaseOutcome>,
 }
 
 /// A line of the journal.
@@ -271,7 +273,6 @@ pub struct EventView {
     pub migration: Option<MigrationId>,
     /// Who acted: `operator uid=0`, `schedule`, `warmd`.
     pub by: String,
-    /// The kind of event, in one or two words: `state`, `request`, `pass`, `phase`, `warning`.
-    pub kind: String,
+    pub kind: EventKind,
     pub text: String,
 }

@@ -6,7 +6,7 @@
 use std::pin::pin;
 
 use warmd_cbt::stop::StopSignal;
-use warmd_core::model::view::PassKind;
+use warmd_core::model::{event_kind::EventKind, view::PassKind};
 
 use super::{
     Admission,
@@ -42,7 +42,9 @@ pub(in super::super) async fn pass(
             return result;
         }
         let failure = result.err().map_or_else(String::new, |error| format!(" ({error})"));
-        context.log_event("schedule", format!("pass preempted: a cutover needs its place{failure}")).await;
+        context
+            .log_event(EventKind::Schedule, format!("pass preempted: a cutover needs its place{failure}"))
+            .await;
     }
 }
 

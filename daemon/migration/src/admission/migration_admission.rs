@@ -17,12 +17,20 @@ use tokio::time::Instant;
 use warmd_cbt::stop::StopSignal;
 use warmd_core::{
     clock,
-    model::{phase::Phase, plan::VerifyMode, transition::StateWork},
+    model::{
+        phase::PhaseAdmission,
+        plan::VerifyMode,
+        transition::{FailureCause, StateWork},
+    },
 };
 use warmd_schedules::admission_queue::{AdmissionJob, QuotaScope};
 
 use super::{Admission, AdmissionControl, Places};
-use crate::{context::Context, failure::WorkError, timing};
+use crate::{
+    context::Context,
+    failure::{Remedy, WorkError},
+    timing,
+};
 
 /// A migration's link to the admission control.
 #[derive(Debug)]
@@ -154,9 +162,10 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// Why a cutover ends that was not admitted before its window closed.
-pub(in super::super) const WINDOW_CLOSED: &str =
-    "the cutover window closed while the cutover waited for its turn by the quotas";
+/// The end of a cutover that was not admitted before its window closed.
+fn not_admitted() -> WorkError {
+    WorkError { remedy: Remedy::NextWindow, cause: FailureCause::WINDOW_CLOSED.into() }
+}
 
 /// Returns when no cutover window is open, also if it closed while the daemon was down; never for a forced
 /// cutover.
@@ -182,36 +191,43 @@ pub(in super::super) async fn enter(
     stop: &StopSignal,
 ) -> Result<(), WorkError> {
     let admissions = &context.admissions;
-    let is_acquired = admissions.acquired().is_some();
-    match doing {
-        StateWork::Phase(Phase::CatchUpDelta) if !is_acquired => {
-            let admission = tokio::select! {
-                biased;
-                admission = wait(context, For::Cutover, stop) => admission?,
-                () = window_closed(context) => return Err(WorkError::operator(WINDOW_CLOSED)),
-            };
-            admissions.acquire(Some(admission));
-        }
-        StateWork::Phase(Phase::StopSource | Phase::FinalDelta) if !is_acquired => {
-            admissions.acquire(Some(at_once(context)));
-        }
-        StateWork::Phase(Phase::CatchUpDelta | Phase::StopSource | Phase::FinalDelta) => {}
-        // The phase reads the source once more.
-        StateWork::Phase(Phase::Verify) if context.plan().verify.mode == VerifyMode::Compare => {
-            if !is_acquired {
-                admissions.acquire(Some(at_once(context)));
-            }
-        }
+    let needed = match doing {
+        StateWork::Phase(phase) => phase.spec().admission,
         StateWork::Nothing
         | StateWork::AwaitSchedule
         | StateWork::Begin
         | StateWork::Prepare
         | StateWork::Seed
         | StateWork::Sync
-        | StateWork::Phase(_)
         | StateWork::Undo(_)
         | StateWork::RollBack
-        | StateWork::Clean => admissions.acquire(None),
+        | StateWork::Clean => PhaseAdmission::Needless,
+    };
+    let is_needless = match needed {
+        PhaseAdmission::Needless => true,
+        // The phase reads the source once more.
+        PhaseAdmission::AtOnceToCompare => context.plan().verify.mode != VerifyMode::Compare,
+        PhaseAdmission::Wait | PhaseAdmission::AtOnce => false,
+    };
+    if is_needless {
+        admissions.acquire(None);
+        return Ok(());
     }
+    if admissions.acquired().is_some() {
+        return Ok(());
+    }
+    let admission = match needed {
+        PhaseAdmission::Wait => {
+            tokio::select! {
+                biased;
+                admission = wait(context, For::Cutover, stop) => admission?,
+                () = window_closed(context) => return Err(not_admitted()),
+            }
+        }
+        PhaseAdmission::AtOnce | PhaseAdmission::AtOnceToCompare | PhaseAdmission::Needless => {
+            at_once(context)
+        }
+    };
+    admissions.acquire(Some(admission));
     Ok(())
 }

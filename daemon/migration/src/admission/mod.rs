@@ -32,7 +32,7 @@ pub use self::migration_admission::Admissions;
 use self::scopes::Scoped;
 pub(super) use self::{
     admitted_pass::pass,
-    migration_admission::{WINDOW_CLOSED, enter},
+    migration_admission::enter,
     scopes::{Nodes, Places},
 };
 

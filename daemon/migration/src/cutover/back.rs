@@ -6,7 +6,7 @@
 
 use warmd_core::{
     crash,
-    model::{machine::PowerState, phase::Phase, transition::StateWork},
+    model::{event_kind::EventKind, machine::PowerState, phase::Phase, transition::StateWork},
     sources::{SourceError, SourceErrorKind},
     targets::MachineState,
 };
@@ -20,7 +20,7 @@ pub(crate) async fn discard_seen(context: &Context) -> Result<(), WorkError> {
     if discarded(context).await? == MachineState::NotManaged {
         let text =
             "the target only keeps disks: warmd cannot tell whether another system runs a VM from them";
-        context.log_event("warning", text.to_owned()).await;
+        context.log_event(EventKind::Warning, text.to_owned()).await;
     }
     Ok(())
 }
@@ -39,7 +39,7 @@ async fn discarded(context: &Context) -> Result<MachineState, WorkError> {
 /// Whether the target VM may exist in a cutover that is undone from a phase. After a restart the phase may be
 /// an earlier one again although the VM exists.
 pub(crate) fn may_be_made(context: &Context, from: Phase) -> bool {
-    from >= Phase::CreateVm || context.cutover().create_requested
+    from.target_vm_may_exist() || context.cutover().create_requested
 }
 
 /// The result of powering the source on: `gone` instead where the VM no longer exists, `elsewhere` where it
@@ -52,11 +52,15 @@ pub(crate) async fn unless_away<T>(
 ) -> Result<T, WorkError> {
     match back {
         Err(error) if error.kind == SourceErrorKind::NotFound => {
-            context.log_event("warning", format!("there is no source VM to power on: {error}")).await;
+            context
+                .log_event(EventKind::Warning, format!("there is no source VM to power on: {error}"))
+                .await;
             Ok(gone)
         }
         Err(error) if error.runs_elsewhere() => {
-            context.log_event("error", format!("the source VM is not powered on here: {error}")).await;
+            context
+                .log_event(EventKind::Error, format!("the source VM is not powered on here: {error}"))
+                .await;
             Ok(elsewhere)
         }
         back => Ok(back?),
@@ -96,10 +100,10 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
             })
             .await?;
         let text = "the target VM may have run: its disks are copied again, whole, in the next pass";
-        context.log_event("warning", text.to_owned()).await;
+        context.log_event(EventKind::Warning, text.to_owned()).await;
     }
     let_go(context).await?;
-    if from >= Phase::FinalDelta {
+    if from.spec().undo.is_none_or(|undo| undo.may_be_converted) {
         conversion::give_up(context).await?;
     }
     Ok(())
@@ -109,7 +113,7 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
 pub(crate) async fn source_back(context: &Context, from: Phase) -> Result<(), SourceError> {
     let ended = context.source.end_snapshot(&context.vm, context.id).await;
     if from.source_may_be_off() && was_running(context) {
-        if from == Phase::StopSource {
+        if from.spec().undo.is_some_and(|undo| undo.shutdown_may_follow) {
             await_asked_shutdown(context).await?;
         }
         power_on_seen(context).await?;
@@ -134,13 +138,13 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
     let gone = |error: &SourceError| error.kind == SourceErrorKind::NotFound;
     match context.source.end_snapshot(&context.vm, context.id).await {
         Err(error) if gone(&error) => {
-            context.log_event("warning", format!("nothing to release: {error}")).await;
+            context.log_event(EventKind::Warning, format!("nothing to release: {error}")).await;
         }
         result => result?,
     }
     match context.source.delete_marks(&context.vm, context.id, &[]).await {
         Err(error) if gone(&error) => {
-            context.log_event("warning", format!("nothing to release: {error}")).await;
+            context.log_event(EventKind::Warning, format!("nothing to release: {error}")).await;
         }
         leftovers => tell(context, leftovers?).await,
     }
@@ -148,7 +152,7 @@ pub async fn clean(context: &Context) -> Result<(), WorkError> {
     if !stale_state::is_known(&context.cutover(), StateWork::Clean, noted) {
         let text = "a cutover that warmd's state does not know of gave the target's disks to the target VM: it and its disks \
                     are left as they are, and belong to it alone";
-        context.log_event("warning", text.to_owned()).await;
+        context.log_event(EventKind::Warning, text.to_owned()).await;
         return Ok(());
     }
     discarded(context).await?;

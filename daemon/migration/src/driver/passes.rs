@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use warmd_core::{
     clock,
-    model::{plan::Plan, state::State},
+    model::{decide::PassLeave, plan::Plan},
 };
 use warmd_schedules::{
     Tz,
@@ -47,7 +47,7 @@ impl Driver {
 
     /// Why the started pass is suspended, unless an operator requested it; and the channel of plan changes.
     pub(super) fn suspended(&self) -> Option<(watch::Receiver<Arc<Plan>>, NotBefore)> {
-        if self.sync_asked {
+        if self.record.pass == PassLeave::Requested {
             return None;
         }
         let plans = self.context.plans();
@@ -63,11 +63,8 @@ impl Driver {
         facts
     }
 
-    /// What was learnt from the passes that ended in the step to `state`, to be saved with it.
-    pub(super) async fn change_rates_in(&self, state: &State) -> Option<ChangeRates> {
-        if state.is_busy() || !self.state.is_busy() {
-            return None;
-        }
+    /// What was learnt from the passes that ended, if it is new.
+    pub(super) async fn change_rates(&self) -> Option<ChangeRates> {
         self.known(self.zone()).await.filter(|known| known.is_new).map(|known| known.learned)
     }
 

@@ -14,7 +14,7 @@ use super::{
 
 impl Driver {
     pub(super) fn show(&self, before: &State) {
-        let state = self.state.clone();
+        let state = self.record.state.clone();
         let rolled_back =
             (state == State::RollingBack).then(|| format!("rolled back: {}", rollback::loss(&self.context)));
         self.context.live.update(|view| {

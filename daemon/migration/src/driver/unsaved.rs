@@ -8,9 +8,10 @@
 use std::time::Duration;
 
 use warmd_core::model::{
+    decide::{Decision, Input},
     phase::Phase,
     state::State,
-    transition::{MigrationEvent, StateWork, next},
+    transition::{FailureCause, StateWork},
 };
 use warmd_store::{MigrationUpdate, StoreError, StoreErrorKind};
 
@@ -35,13 +36,13 @@ pub(crate) fn ends(context: &Context, doing: StateWork) -> bool {
 impl Driver {
     /// Saves a step. A hanging save is abandoned if the source is off meanwhile; then it may or may not be
     /// saved, and the next saved step counts.
-    pub(super) async fn saved(&self, step: MigrationUpdate) -> Result<(), StoreError> {
+    pub(super) async fn saved(&self, step: MigrationUpdate, is_back: bool) -> Result<(), StoreError> {
         let mut saving = std::pin::pin!(self.context.store.save_state(self.context.id, step));
         loop {
             if let Ok(answer) = tokio::time::timeout(LOOK, &mut saving).await {
                 return answer;
             }
-            if self.goes_back().is_some() {
+            if self.goes_back(is_back).is_some() {
                 return Err(StoreError {
                     kind: StoreErrorKind::Unavailable,
                     context: format!("saving the state of migration {}", self.context.id),
@@ -51,26 +52,27 @@ impl Driver {
         }
     }
 
-    /// The phase whose cutover must be undone because saving has failed for long, if that was not done yet.
-    fn goes_back(&self) -> Option<Phase> {
-        let State::CuttingOver { phase } = self.state else { return None };
-        (!self.is_back && ends(&self.context, StateWork::Phase(phase))).then_some(phase)
+    /// The phase whose cutover must be undone because saving has failed for long, unless the source `is_back`
+    /// already.
+    fn goes_back(&self, is_back: bool) -> Option<Phase> {
+        let State::CuttingOver { phase } = self.record.state else { return None };
+        (!is_back && ends(&self.context, StateWork::Phase(phase))).then_some(phase)
     }
 
     /// Powers on a source that a cutover has stopped, when saving has failed for long; returns what to save
     /// instead of the next step.
-    pub(super) async fn back_unsaved(&mut self, error: &StoreError) -> Option<(State, MigrationEvent)> {
-        let phase = self.goes_back()?;
+    pub(super) async fn back_unsaved(&mut self, error: &StoreError, is_back: &mut bool) -> Option<Decision> {
+        let phase = self.goes_back(*is_back)?;
         let reason = format!("the state could not be saved for {} s: {error}", UNSAVED.as_secs());
         if let Err(error) = back(&self.context, phase).await {
             tracing::error!(migration = %self.context.id, %error, "the source is not back yet");
             return None;
         }
         tracing::error!(migration = %self.context.id, reason, "the source is powered on again, unsaved");
-        self.is_back = true;
+        *is_back = true;
         self.context.groups.mark_failed(self.context.id, &reason);
-        let event = MigrationEvent::WorkFailed { reason, resumable: true };
-        next(&self.state, &event).ok().map(|state| (state, event))
+        let input = Input::WorkFailed { reason, resumable: true, cause: FailureCause::Other };
+        self.decision(&input).await.ok()
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) async fn pass(context: &Context, stop: &StopSignal) -> Result<(), Wor
         loop {
             match board.look(|board| status(board, id)) {
                 Some(Ok(())) => return Ok(()),
-                Some(Err(why)) => return Err(WorkError::operator(why)),
+                Some(Err(why)) => return Err(WorkError::halted(why)),
                 None => {}
             }
             tokio::select! {

@@ -11,6 +11,7 @@ use warmd_core::{
     control::Control as _,
     model::{
         coordination::{GroupDecision, MemberStatus, Seat, decide},
+        event_kind::EventKind,
         group::{Group, GroupMember, GroupView},
         phase::Phase,
         request::RequestOutcome,
@@ -75,7 +76,7 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
     }
     let opened: Vec<_> = open.iter().map(|at| group.members[*at].migration).collect();
     if !opened.is_empty() {
-        let told = line(group, "state", &format!("the barrier opens for {}", group.names(&open)));
+        let told = line(group, EventKind::State, &format!("the barrier opens for {}", group.names(&open)));
         manager.store.append_events(vec![told]).await?;
         running.board.change(|board| {
             // A member that left meanwhile does not pass, and neither do those that start with it.
@@ -97,13 +98,16 @@ async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Resul
     }
     if is_finished {
         let view = GroupView { group: group.clone(), statuses };
-        manager.store.end_group(group.id, clock::now(), line(group, "state", &view.describe())).await?;
+        manager
+            .store
+            .end_group(group.id, clock::now(), line(group, EventKind::State, &view.describe()))
+            .await?;
     }
     Ok(is_finished)
 }
 
 async fn note_broken(manager: &Manager, group: &Group, why: &str) -> Result<(), StoreError> {
-    let told = line(group, "warning", &format!("group halted: {why}"));
+    let told = line(group, EventKind::Warning, &format!("group halted: {why}"));
     manager.store.break_group(group.id, why, told).await
 }
 
@@ -176,9 +180,9 @@ fn status(
 }
 
 /// A line of the daemon's journal about the group.
-fn line(group: &Group, kind: &str, text: &str) -> EventView {
+fn line(group: &Group, kind: EventKind, text: &str) -> EventView {
     let text = format!("the cutover of plan {}: {text}", group.plan);
-    EventView { at: clock::now(), migration: None, by: "warmd".to_owned(), kind: kind.to_owned(), text }
+    EventView { at: clock::now(), migration: None, by: "warmd".to_owned(), kind, text }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use warmd_core::{
     clock,
     control::{Control as _, ControlError, ControlErrorKind, PlanCutover, PlanRequestOutcome},
     model::{
+        event_kind::EventKind,
         group::{GroupMember, GroupView},
         plan::Plan,
         request::{Request, RequestOutcome, judge},
@@ -94,7 +95,7 @@ impl Manager {
     /// The unfinished migrations of the plan.
     fn open_of(&self, plan: &Plan) -> Vec<DriverHandle> {
         let theirs = |handle: &DriverHandle| {
-            handle.context.plan().name == plan.name && !handle.context.live.view().state.is_final()
+            handle.context.plan().name == plan.name && !handle.context.state().is_final()
         };
         self.handles().into_iter().filter(theirs).collect()
     }
@@ -161,7 +162,7 @@ impl Manager {
         let text =
             format!("the cutover of plan {} begins, asked for by {by}: {}", plan.name, names.join(", "));
         let line =
-            EventView { at: new.begun, migration: None, by: by.to_owned(), kind: "request".to_owned(), text };
+            EventView { at: new.begun, migration: None, by: by.to_owned(), kind: EventKind::Request, text };
         let (group, is_new) = self.store.begin_group(new, line).await.map_err(internal)?;
         // A group whose creation failed, but was saved, has no coordinator yet.
         if is_new || self.groups.of_plan(&plan.name).is_none() {
@@ -193,7 +194,7 @@ impl Manager {
 async fn against_one(handle: &DriverHandle, forced: bool) -> Option<String> {
     let context = &handle.context;
     let order = CutoverOrder { when: CutoverTime::Now, force: forced, in_group: true };
-    match judge(&context.live.view().state, Request::Cutover) {
+    match judge(&context.state(), &order.request()) {
         RequestOutcome::Accepted => {}
         RequestOutcome::NoChange => return Some("it is being cut over alone".to_owned()),
         RequestOutcome::Refused(why) => return Some(why),

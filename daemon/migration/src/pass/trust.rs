@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use warmd_cbt::{disk::WriteDisk, ledger::Ledger};
 use warmd_core::{
-    model::transition::StateWork,
+    model::{event_kind::EventKind, transition::StateWork},
     targets::{DiskSpec, LastWriter, TargetErrorKind},
 };
 use warmd_store::DiskRow;
@@ -67,7 +67,7 @@ pub(super) async fn distrust(
          is {noted}. Was one of them put back from a copy? Nothing that the state says of the target is trusted, and all \
          disks are copied again"
     );
-    context.log_event("warning", text).await;
+    context.log_event(EventKind::Warning, text).await;
     Ok(())
 }
 
@@ -91,7 +91,7 @@ pub(super) async fn open(
             "disk {}: its volume is not as it was left; all of it will be copied again",
             disk.row.key
         );
-        context.log_event("warning", text).await;
+        context.log_event(EventKind::Warning, text).await;
     }
     Err(error.into())
 }

@@ -13,7 +13,7 @@ use crate::manager::Manager;
 pub(super) fn judge_changed(judged: &mut Judged, manager: &Manager, plan: &Plan) {
     for handle in manager.handles() {
         let old = handle.context.plan();
-        let open = !handle.context.live.view().state.is_final();
+        let open = !handle.context.state().is_final();
         if open && old.name == plan.name && (old.source != plan.source || old.target != plan.target) {
             let vm = &handle.context.machine.name;
             let message = format!("it moves VM {vm} from {} to {} now", old.source, old.target);

@@ -12,7 +12,7 @@ pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) -
     for subject in judged.machines.clone() {
         let Some(handle) = subject.migration.and_then(|id| manager.handle(id)) else { continue };
         let context = handle.context;
-        if context.live.view().state.is_final() {
+        if context.state().is_final() {
             continue;
         }
         // By the machine at its start: a VM that was renamed on the source keeps its name on the target.

@@ -15,16 +15,16 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
     let (mut names, mut macs) = (BTreeMap::new(), BTreeMap::new());
     // VMs that move to this target for other plans, or were named by this plan before.
     for handle in manager.handles() {
-        let view = handle.context.live.view();
-        let is_here = subjects.iter().any(|subject| subject.migration == Some(view.id));
-        if view.state.is_final() || handle.context.plan().target != plan.target || is_here {
+        let (context, theirs) = (&handle.context, handle.context.plan());
+        let is_here = subjects.iter().any(|subject| subject.migration == Some(context.id));
+        if context.state().is_final() || theirs.target != plan.target || is_here {
             continue;
         }
-        let who = format!("VM {} of plan {} (migration {})", view.vm_name, view.plan, view.id);
-        for nic in &handle.context.machine.nics {
+        let who = format!("VM {} of plan {} (migration {})", context.machine.name, theirs.name, context.id);
+        for nic in &context.machine.nics {
             macs.insert(nic.mac.to_ascii_lowercase(), who.clone());
         }
-        names.insert(view.target_name, who);
+        names.insert(context.target_name.clone(), who);
     }
     for subject in &subjects {
         let (vm, name) = (&subject.vm, &subject.name);

@@ -42,7 +42,7 @@ pub(super) async fn disks(context: &Context, order: &VerifyOrder) -> Result<Vec<
 
 /// Refuses a target whose VM runs, or may have written to its disks.
 pub(super) async fn check(context: &Context, order: &VerifyOrder) -> Result<(), WorkError> {
-    if context.live.view().state != State::Done || !order.images.is_empty() {
+    if context.state() != State::Done || !order.images.is_empty() {
         return Ok(());
     }
     if let Some(conversion) = conversion::in_force(context).await? {
@@ -100,7 +100,7 @@ pub(super) async fn open(
     };
     let place = Path::new(given.map_or(row.location.as_str(), String::as_str));
     // Until the hand-over no other program uses it.
-    let watched = context.live.view().state == State::Done && place.is_absolute();
+    let watched = context.state() == State::Done && place.is_absolute();
     // Before it is opened: so later writes are detected.
     let witness = if watched {
         Some(Witness::of(place).await.map_err(|error| unreadable(error.to_string()))?)

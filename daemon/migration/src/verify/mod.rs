@@ -22,6 +22,7 @@ use warmd_cbt::{
 use warmd_core::{
     clock, format,
     model::{
+        event_kind::EventKind,
         plan::VerifyMode,
         state::State,
         verify::{VerifyOrder, VerifyScope},
@@ -70,7 +71,7 @@ pub async fn alone(
         return run_readback(context, order, stop).await;
     }
     // It includes a pass, which writes to the target.
-    if context.live.view().state != State::Synced {
+    if context.state() != State::Synced {
         return Err(WorkError::operator("a comparison needs a migration that is synced".to_owned()));
     }
     let compare = CompareSnapshot::new(context, order, stop, true);
@@ -196,7 +197,7 @@ async fn run(
         });
         found.push((ledger.disk(), outcome));
     }
-    if context.live.view().state == State::Done {
+    if context.state() == State::Done {
         done::check_again(context, order, &witnesses).await?;
     }
     let result = VerifyResult {
@@ -250,7 +251,7 @@ async fn distrust(
     progress: &VerifyProgress,
 ) -> Result<(), WorkError> {
     let (unreported, wrong) = (progress.take_untold(), progress.take_wrong(ledger.size()));
-    if wrong.is_empty() || context.live.view().state == State::Done {
+    if wrong.is_empty() || context.state() == State::Done {
         return Ok(());
     }
     let mut retry = Retry::times(DISTRUST_RETRIES);
@@ -288,7 +289,7 @@ async fn keep(
     let what = words(result);
     let text = if result.passed() {
         format!("{what} passed: {} on the target are right{}", format::bytes(checked), miss(result))
-    } else if context.live.view().state == State::Done {
+    } else if context.state() == State::Done {
         let converted = if conversion::in_force(context).await?.is_some() {
             "; an image that was taken after the conversion differs where that changed it"
         } else {
@@ -299,7 +300,7 @@ async fn keep(
     } else {
         format!("{what} FAILED: {}; these extents will be copied again", mismatches(result))
     };
-    context.log_event("verification", text).await;
+    context.log_event(EventKind::Verification, text).await;
     Ok(())
 }
 

@@ -47,9 +47,8 @@ impl VerifyParts {
         let what = format!("{} {}", order.mode, order.scope);
         // A comparison has its own pass, after which it begins again; and a disk that was handed over may
         // have been written to since.
-        let goes_on = order.images.is_empty()
-            && order.mode == VerifyMode::Readback
-            && context.live.view().state != State::Done;
+        let goes_on =
+            order.images.is_empty() && order.mode == VerifyMode::Readback && context.state() != State::Done;
         let last_pass = context.store.last_pass(context.id).await?.map_or(0, |pass| pass.id);
         let mut cursors =
             if goes_on { context.store.verify_cursors(context.id, &what).await? } else { Vec::new() };

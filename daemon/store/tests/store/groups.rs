@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use warmd_core::model::{group::GroupMember, phase::Phase, plan::Plan, state::State, view::EventView};
-use warmd_store::{Cutover, MemberFacts, MigrationUpdate, NewGroup};
+use warmd_core::model::{
+    cutover_record::CutoverRecord, event_kind::EventKind, group::GroupMember, phase::Phase, plan::Plan,
+    state::State, view::EventView,
+};
+use warmd_store::{MemberFacts, MigrationUpdate, NewGroup};
 
 use super::{Fixture, at, new_migration};
 
@@ -12,7 +15,7 @@ fn line(text: &str) -> EventView {
         at: at(9),
         migration: None,
         by: "warmd".to_owned(),
-        kind: "state".to_owned(),
+        kind: EventKind::State,
         text: text.to_owned(),
     }
 }
@@ -85,7 +88,12 @@ async fn how_members_stand_is_what_their_migrations_say() {
     let state = State::CuttingOver { phase: Phase::StartVm };
     fixture.store.save_state(web, MigrationUpdate::to(state.clone(), at(2))).await.unwrap();
     let barrier_wait = Duration::from_micros(1_500_001);
-    let cutover = Cutover { attempt: 4, start_requested_at: Some(at(3)), barrier_wait, ..Cutover::default() };
+    let cutover = CutoverRecord {
+        attempt: 4,
+        start_requested_at: Some(at(3)),
+        barrier_wait,
+        ..CutoverRecord::default()
+    };
     fixture.store.save_cutover(web, cutover.clone()).await.unwrap();
     let facts = fixture.store.member_facts(begun.id).await.unwrap();
     assert_eq!(facts[1], MemberFacts { state, attempt: 4, start_requested: true });

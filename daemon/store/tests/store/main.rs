@@ -21,6 +21,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tempfile::TempDir;
 use warmd_cbt::{store::DiskId, units::Length};
 use warmd_core::model::{
+    event_kind::EventKind,
     id::{DiskKey, MigrationId, VmId},
     machine::{CpuTopology, Firmware, Machine, MachineDisk, Nic},
     state::State,
@@ -105,7 +106,7 @@ fn event(id: Option<MigrationId>, text: &str) -> EventView {
         at: at(1),
         migration: id,
         by: "warmd".to_owned(),
-        kind: "state".to_owned(),
+        kind: EventKind::State,
         text: text.to_owned(),
     }
 }

@@ -10,6 +10,7 @@ use std::{
 
 use rusqlite::{Connection, config::DbConfig};
 use warmd_cbt::store::StoreErrorKind;
+use warmd_core::model::event_kind::EventKind;
 use warmd_store::{FILE_NAME, OpenError, Store};
 
 use super::{Fixture, disk, migration};
@@ -124,7 +125,11 @@ async fn a_key_that_was_lost_is_told_where_people_look() {
     let key = |store: &Store| store.report_key().public().to_string();
     let warned = async |store: &Store| {
         let lines = store.events(None, None, 10).await.unwrap().lines;
-        lines.into_iter().filter(|line| line.kind == "warning").map(|line| line.text).collect::<Vec<_>>()
+        lines
+            .into_iter()
+            .filter(|line| line.kind == EventKind::Warning)
+            .map(|line| line.text)
+            .collect::<Vec<_>>()
     };
     let first = key(&fixture.store);
     migration(&fixture.store, "web").await;

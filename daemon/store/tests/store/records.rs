@@ -13,8 +13,11 @@ use warmd_cbt::{
 use warmd_core::{
     control::JournalPage,
     model::{
+        cutover_record::CutoverRecord,
+        event_kind::EventKind,
         id::{DiskKey, MigrationId},
         limit::{LimitScope, SavedLimit, SetBy},
+        outcome::{PassFailure, PhaseOutcome},
         phase::Phase,
         plan::{Plan, VerifyMode},
         scheduled_cutover::ScheduledCutover,
@@ -24,7 +27,7 @@ use warmd_core::{
     },
     sources::HoldOff,
 };
-use warmd_store::{Created, Cutover, DiskFacts, MigrationUpdate, NewDiskPass, Store};
+use warmd_store::{Created, DiskFacts, MigrationUpdate, NewDiskPass, Store};
 
 use super::{Fixture, at, disk, event, machine, migration, new_disk, new_migration};
 
@@ -192,7 +195,7 @@ async fn a_migration_comes_back_as_it_was_saved() {
     let mut described = machine("web");
     described.nics.clear();
     fixture.store.save_machine(new.id, &described).await.unwrap();
-    let cutover = Cutover {
+    let cutover = CutoverRecord {
         forced: true,
         attempt: 2,
         was_running: Some(true),
@@ -321,7 +324,7 @@ async fn the_end_of_a_journal_is_that_of_one_moment() {
     let fixture = Fixture::new();
     let id = migration(&fixture.store, "web").await;
     let line = move |n: u64| EventView {
-        kind: if n.is_multiple_of(10) { "request" } else { "state" }.to_owned(),
+        kind: if n.is_multiple_of(10) { EventKind::Request } else { EventKind::State },
         ..event(Some(id), &n.to_string())
     };
     fixture.store.append_events((0..20).map(line).collect()).await.unwrap();
@@ -397,7 +400,7 @@ async fn figures_of_a_pass_grow_with_the_drains() {
     let passes = fixture.store.passes(id).await.unwrap();
     assert_eq!(passes.iter().map(|pass| pass.view.number).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(passes[0].view.ended, Some(at(2)));
-    assert_eq!(passes[0].view.error.as_deref(), Some("lost"));
+    assert_eq!(passes[0].view.error, Some(PassFailure::Error("lost".to_owned())));
     let seen = &passes[0].view.disks;
     assert_eq!((seen.len(), &seen[0].key), (1, &DiskKey("vda".to_owned())));
     assert_eq!((seen[0].pending, seen[0].changed, seen[0].extents), (1 << 30, 5, 1));
@@ -451,16 +454,17 @@ async fn phases_of_the_last_attempt_are_told_in_order() {
     fixture.store.begin_phase(id, 1, Phase::CatchUpDelta, at(1)).await.unwrap();
     for (phase, second) in [(Phase::StopSource, 12), (Phase::CatchUpDelta, 10), (Phase::Verify, 20)] {
         fixture.store.begin_phase(id, 2, phase, at(second)).await.unwrap();
-        fixture.store.end_phase(id, 2, phase, at(second + 1), "done").await.unwrap();
+        fixture.store.end_phase(id, 2, phase, at(second + 1), &PhaseOutcome::Done).await.unwrap();
     }
     // Begun again after a restart.
     fixture.store.begin_phase(id, 2, Phase::Verify, at(30)).await.unwrap();
     let phases = fixture.store.phases(id).await.unwrap();
     let names: Vec<_> = phases.iter().map(|view| view.phase).collect();
     assert_eq!(names, [Phase::CatchUpDelta, Phase::StopSource, Phase::Verify]);
-    assert_eq!((phases[0].ended, phases[0].outcome.as_deref()), (Some(at(11)), Some("done")));
+    assert_eq!((phases[0].ended, &phases[0].outcome), (Some(at(11)), &Some(PhaseOutcome::Done)));
     assert_eq!((phases[2].started, phases[2].ended, &phases[2].outcome), (at(20), None, &None));
-    let error = fixture.store.end_phase(id, 3, Phase::BootCheck, at(1), "done").await.unwrap_err();
+    let error =
+        fixture.store.end_phase(id, 3, Phase::BootCheck, at(1), &PhaseOutcome::Done).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::NotFound);
 }
 

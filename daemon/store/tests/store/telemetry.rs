@@ -6,7 +6,7 @@ use warmd_cbt::{
     store::{LedgerStore, StoreErrorKind},
     telemetry::{LatencyFigures, Stage, StageView, Telemetry, Wait, WaitView},
 };
-use warmd_core::model::{state::State, view::PassKind};
+use warmd_core::model::{outcome::PassFailure, state::State, view::PassKind};
 use warmd_store::{FILE_NAME, MigrationUpdate, NewDiskPass, Store};
 
 use super::{Fixture, at, disk};
@@ -72,12 +72,13 @@ async fn a_pass_that_was_cut_gets_an_end_when_it_was_last_seen() {
     fixture.store.begin_pass(id, PassKind::Delta, at(20), vec![new(vda)]).await.unwrap();
     fixture.store.begin_pass(other, PassKind::Full, at(30), vec![new(vdb)]).await.unwrap();
     fixture.store.save_state(other, MigrationUpdate::to(State::Cancelled, at(31))).await.unwrap();
-    for why in ["cut", "again"] {
-        fixture.store.end_cut_passes(why).await.unwrap();
+    for _ in 0..2 {
+        fixture.store.end_cut_passes().await.unwrap();
     }
     let passes = fixture.store.passes(id).await.unwrap();
-    let ends: Vec<_> = passes.iter().map(|pass| (pass.view.ended, pass.view.error.as_deref())).collect();
-    assert_eq!(ends, [(Some(at(2)), None), (Some(at(16)), Some("cut")), (Some(at(20)), Some("cut"))]);
+    let ends: Vec<_> = passes.iter().map(|pass| (pass.view.ended, pass.view.error.clone())).collect();
+    let cut = Some(PassFailure::CutOff);
+    assert_eq!(ends, [(Some(at(2)), None), (Some(at(16)), cut.clone()), (Some(at(20)), cut)]);
     assert_eq!(passes[1].view.disks[0].telemetry, Some(telemetry(4)));
     assert_eq!(fixture.store.last_pass(other).await.unwrap().unwrap().view.ended, None, "it is over");
 }
@@ -138,7 +139,7 @@ async fn a_file_of_version_1_goes_up_with_all_that_is_in_it() {
     let passes = store.passes(rows[0].id).await.unwrap();
     let read: Vec<_> = passes.iter().map(|pass| pass.view.disks[0].figures.read).collect();
     assert_eq!((passes.len(), read), (2, vec![131_072, 65_536]));
-    assert_eq!(passes[1].view.error.as_deref(), Some("lost"));
+    assert_eq!(passes[1].view.error, Some(PassFailure::Error("lost".to_owned())));
     assert!(passes.iter().all(|pass| pass.view.cpu.is_none() && pass.view.disks[0].telemetry.is_none()));
     let disks = store.disks(rows[0].id).await.unwrap();
     assert_eq!(store.load(disks[0].id).await.unwrap().anchor, Some(ChangeMark("cp2".to_owned())));

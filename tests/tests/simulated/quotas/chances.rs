@@ -89,7 +89,7 @@ async fn random(seed: u64) {
             9..=10 => drop(ask(&rig, name, Request::Sync).await),
             11..=12 => drop(ask(&rig, name, Request::Pause).await),
             13..=14 => drop(ask(&rig, name, Request::Resume).await),
-            15 => drop(ask(&rig, name, Request::Cutover).await),
+            15 => drop(ask(&rig, name, Request::cutover()).await),
             16 => drop(ask(&rig, name, Request::AbortCutover).await),
             17 => world.faults.set("source.snapshot", InjectedFault::Passing(chance.to(2))),
             18 => world.faults.set("source-disk.read", InjectedFault::Passing(1)),
