@@ -11,6 +11,7 @@ pub mod control;
 pub mod crash;
 pub mod format;
 pub mod model;
+pub mod pass;
 pub mod plan_file;
 pub mod process;
 pub mod sources;
