@@ -22,11 +22,8 @@ const KNOWS: [(&str, &[&str]); 18] = [
     // Interim: the key's file beside the state.
     ("daemon/store", &["cbt", "core", "report", "schedules", "threads"]),
     ("daemon/metrics", &["cbt", "core", "threads"]),
-    // Interim: disks (finished images are read), metrics, report; proto (calls of hooks).
-    (
-        "daemon/migration",
-        &["cbt", "core", "disks", "metrics", "proto", "report", "schedules", "store", "threads"],
-    ),
+    // Interim: disks (finished images are read), report; proto (calls of hooks).
+    ("daemon/migration", &["cbt", "core", "disks", "proto", "report", "schedules", "store", "threads"]),
     ("daemon/endpoints/storage", &["cbt", "core", "disks", "threads"]),
     ("daemon/endpoints/libvirt", &["cbt", "core", "disks", "storage", "threads"]),
     ("daemon/endpoints/disk", &["cbt", "core", "disks", "proto", "storage"]),

@@ -26,7 +26,6 @@ use warmd_core::{
     sources::Snapshot,
     targets::LastWriter,
 };
-use warmd_metrics::AuditName;
 use warmd_store::DiskRow;
 
 use super::{context::Context, failure::WorkError, pass::rows_at_fault};
@@ -71,15 +70,15 @@ pub(super) struct Audited<'a> {
     pub(super) disk_pass: i64,
 }
 
-/// Audits one disk of an open snapshot, after its ledger was advanced to it and before it is drained. `None`
-/// if there is nothing to audit, or no audit is wanted.
+/// Audits one disk of an open snapshot, after its ledger was advanced to it and before it is drained: what it
+/// found, and where the next audit begins. `None` if there is nothing to audit, or no audit is wanted.
 pub(super) async fn run(
     context: &Context,
     kind: PassKind,
     snapshot: &dyn Snapshot,
     disk: &Audited<'_>,
     stop: &StopSignal,
-) -> Result<Option<AuditView>, WorkError> {
+) -> Result<Option<(AuditView, Offset)>, WorkError> {
     let (row, ledger) = (disk.row, disk.ledger);
     if mutant("audit-skipped")
         || kind == PassKind::Full
@@ -137,7 +136,7 @@ pub(super) async fn run(
         tell(context, row, &fault).await;
         compare_all(ledger, &fault).await?;
     }
-    Ok(Some(view))
+    Ok(Some((view, next)))
 }
 
 /// Ends the audit at its deadline or when the pass must stop; what it has read until then counts.
@@ -229,9 +228,8 @@ async fn note_beside(context: &Context, row: &DiskRow) -> Result<(), WorkError> 
 
 /// Counts the bytes checked, and those that the source did not report.
 pub(super) fn count(context: &Context, row: &DiskRow, checked: u64, unreported: u64) {
-    let plan = context.plan().name.clone();
-    let name = AuditName { plan, vm: context.machine.name.clone(), disk: row.key.clone() };
-    context.engine.metrics.audited(name, checked, unreported);
+    let (plan, vm) = (context.plan(), &context.machine.name);
+    context.engine.metrics.audited(&plan.name, vm, &row.key, checked, unreported);
 }
 
 /// Reports the fault in the journal, the log and the view.

@@ -28,10 +28,10 @@ use warmd_core::{
         state::State,
         view::EventView,
     },
+    pass::TransferObserver,
     sources::Source,
     targets::{DiskSpec, Target},
 };
-use warmd_metrics::Metrics;
 use warmd_schedules::{forecast::Ceiling, rules::Rules, schedule::Problems};
 use warmd_store::{Cutover, DiskRow, Store, StoreError};
 
@@ -54,7 +54,8 @@ pub struct Engine {
     pub limit: Limit,
     /// The amount of each disk to audit, unless its plan sets one.
     pub audit: AuditAmount,
-    pub metrics: Metrics,
+    /// Counts passes and audits.
+    pub metrics: Arc<dyn TransferObserver>,
 }
 
 #[cfg(test)]
@@ -66,7 +67,7 @@ impl Engine {
             settings: TransferSettings::default(),
             limit: Limit::default(),
             audit: AuditAmount::default(),
-            metrics: Metrics::default(),
+            metrics: Arc::new(warmd_core::pass::Unobserved),
         }
     }
 }

@@ -16,6 +16,7 @@ use warmd_cbt::limit::Limit;
 use warmd_core::{
     clock,
     control::{ControlError, ControlErrorKind, EndpointInfo},
+    metrics_view::{Now, Present},
     model::{
         id::MigrationId,
         plan::Plan,
@@ -26,7 +27,6 @@ use warmd_core::{
     span,
     targets::{self, Target},
 };
-use warmd_metrics::{Now, Present};
 use warmd_store::{MigrationRow, Store, Unreadable};
 
 use super::{

@@ -14,12 +14,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use warmd_core::{
     clock, format,
+    metrics_view::OverdueView,
     model::{
         state::State,
         view::{MigrationView, PassView},
     },
 };
-use warmd_metrics::OverdueView;
 
 use super::manager::{DriverHandle, Manager};
 

@@ -166,7 +166,7 @@ impl Life {
             settings,
             limit: Limit::default(),
             audit: AuditAmount::default(),
-            metrics: Metrics::default(),
+            metrics: Arc::new(Metrics::default()),
         };
         let starting = Manager::start(store.clone(), endpoints, engine, shutdown.clone());
         let manager = runtime.block_on(starting).map_err(|error| anyhow::anyhow!("{error}"))?;

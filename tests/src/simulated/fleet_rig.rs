@@ -130,7 +130,7 @@ async fn open(
         settings,
         limit: Limit::default(),
         audit: AuditAmount::default(),
-        metrics: metrics.clone(),
+        metrics: Arc::new(metrics.clone()),
     };
     let endpoint = |name: &str| EndpointInfo {
         name: name.to_owned(),

@@ -242,7 +242,7 @@ async fn open(place: &Place, world: &SimulatedWorld) -> (Store, Arc<Manager>, Ca
         settings,
         limit: Limit::default(),
         audit: AuditAmount::default(),
-        metrics: metrics.clone(),
+        metrics: Arc::new(metrics.clone()),
     };
     let endpoints =
         endpoints(Arc::new(SimulatedSource(world.clone())), Arc::new(SimulatedTarget(world.clone())));

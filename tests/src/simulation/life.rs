@@ -124,6 +124,6 @@ fn engine(stage: &SimulatedLife) -> Engine {
         settings: stage.scenario.settings,
         limit: Limit::default(),
         audit: stage.scenario.audit,
-        metrics: Metrics::default(),
+        metrics: Arc::new(Metrics::default()),
     }
 }
