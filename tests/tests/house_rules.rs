@@ -22,8 +22,8 @@ const KNOWS: [(&str, &[&str]); 18] = [
     // Interim: the key's file beside the state.
     ("daemon/store", &["cbt", "core", "report", "schedules", "threads"]),
     ("daemon/metrics", &["cbt", "core", "threads"]),
-    // Interim: disks (finished images are read), report; proto (calls of hooks).
-    ("daemon/migration", &["cbt", "core", "disks", "proto", "report", "schedules", "store", "threads"]),
+    // Interim: disks (finished images are read), report.
+    ("daemon/migration", &["cbt", "core", "disks", "report", "schedules", "store", "threads"]),
     ("daemon/endpoints/storage", &["cbt", "core", "disks", "threads"]),
     ("daemon/endpoints/libvirt", &["cbt", "core", "disks", "storage", "threads"]),
     ("daemon/endpoints/disk", &["cbt", "core", "disks", "proto", "storage"]),
@@ -42,6 +42,7 @@ const KNOWS: [(&str, &[&str]); 18] = [
             "endpoint-libvirt",
             "metrics",
             "migration",
+            "proto",
             "report",
             "schedules",
             "store",
@@ -54,7 +55,7 @@ const KNOWS: [(&str, &[&str]); 18] = [
 /// Libraries that only these packages may use, with the reason.
 const FOREIGN: [(&str, &[&str], &str); 5] = [
     ("rusqlite", &["daemon/store"], "one package keeps the state"),
-    ("tonic", &["daemon/api", "daemon/cli", "daemon/endpoints/disk", "daemon/migration", "proto"], "gRPC"),
+    ("tonic", &["daemon/api", "daemon/cli", "daemon/endpoints/disk", "daemon/warmd", "proto"], "gRPC"),
     ("clap", &["daemon/warmd", "daemon/cli"], "command lines"),
     ("libloading", &["daemon/endpoints/libvirt"], "libvirt's C interface"),
     ("hyper-rustls", &["daemon/endpoints/vsphere"], "vSphere's SOAP over TLS"),

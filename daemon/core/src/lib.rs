@@ -10,6 +10,7 @@ pub mod clock;
 pub mod control;
 pub mod crash;
 pub mod format;
+pub mod hook_service;
 pub mod metrics_view;
 pub mod model;
 pub mod pass;

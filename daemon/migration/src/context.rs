@@ -19,6 +19,7 @@ use warmd_cbt::{
 };
 use warmd_core::{
     clock,
+    hook_service::HookService,
     model::{
         boot::BootCheck,
         conversion::Conversion,
@@ -54,6 +55,8 @@ pub struct Engine {
     pub limit: Limit,
     /// The amount of each disk to audit, unless its plan sets one.
     pub audit: AuditAmount,
+    /// Calls hooks that are services.
+    pub hooks: Arc<dyn HookService>,
     /// Counts passes and audits.
     pub metrics: Arc<dyn TransferObserver>,
 }
@@ -67,6 +70,7 @@ impl Engine {
             settings: TransferSettings::default(),
             limit: Limit::default(),
             audit: AuditAmount::default(),
+            hooks: Arc::new(warmd_core::hook_service::NoHookServices),
             metrics: Arc::new(warmd_core::pass::Unobserved),
         }
     }

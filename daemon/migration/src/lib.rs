@@ -2,8 +2,8 @@
 //! admission and preflight.
 //!
 //! Rule: one task owns a migration; all other code asks through [`warmd_core::control::Control`] and reads views. Knows
-//! the ports of `core`, the state and the schedules; not clap, not an endpoint, not metrics. Edges to be
-//! cut: disks, report, and gRPC for hook services.
+//! the ports of `core`, the state and the schedules; not clap, not an endpoint, not gRPC, not
+//! metrics. Edges to be cut: disks, report.
 #![forbid(unsafe_code)]
 
 pub mod admission;

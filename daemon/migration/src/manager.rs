@@ -96,7 +96,7 @@ type Handles = Arc<Mutex<BTreeMap<MigrationId, DriverHandle>>>;
 pub struct Manager {
     pub(super) store: Store,
     pub(super) endpoints: Endpoints,
-    engine: Engine,
+    pub(super) engine: Engine,
     pub(super) changes: broadcast::Sender<MigrationView>,
     handles: Handles,
     /// Locked while a finished migration gets a driver again, so that it gets one.

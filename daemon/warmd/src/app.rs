@@ -18,6 +18,7 @@ use warmd_store::{Keep, Store};
 
 use crate::{
     config::{self, Config},
+    hook_service::GrpcHooks,
     host, systemd,
 };
 
@@ -63,8 +64,14 @@ pub async fn serve_over(
     let pool = BufferPool::with_reserve(settings.buffers, settings.buffers / 8, settings.chunk);
     let metrics = Metrics::default();
     let audit = AuditAmount { amount: config.engine.audit, at_most: config.engine.audit_max };
-    let engine =
-        Engine { pool, settings, limit: config.limits.into(), audit, metrics: Arc::new(metrics.clone()) };
+    let engine = Engine {
+        pool,
+        settings,
+        limit: config.limits.into(),
+        audit,
+        hooks: Arc::new(GrpcHooks),
+        metrics: Arc::new(metrics.clone()),
+    };
     let manager = Manager::start(store.clone(), endpoints, engine, shutdown.child_token()).await?;
     if let Some(scrapes) = scrapes {
         tracing::info!(address = %scrapes.address(), "metrics");

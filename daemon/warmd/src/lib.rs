@@ -7,5 +7,6 @@
 pub mod app;
 pub mod config;
 pub mod endpoints;
+pub mod hook_service;
 mod host;
 mod systemd;

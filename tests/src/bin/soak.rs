@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_core::{
     control::{Control as _, EndpointInfo},
+    hook_service::NoHookServices,
     model::{id::MigrationId, plan::Plan, request::Request, state::State, view::MigrationView},
 };
 use warmd_metrics::Metrics;
@@ -166,6 +167,7 @@ impl Life {
             settings,
             limit: Limit::default(),
             audit: AuditAmount::default(),
+            hooks: Arc::new(NoHookServices),
             metrics: Arc::new(Metrics::default()),
         };
         let starting = Manager::start(store.clone(), endpoints, engine, shutdown.clone());

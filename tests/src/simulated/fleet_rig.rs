@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_core::{
     control::{Control, EndpointInfo},
+    hook_service::NoHookServices,
     model::{
         plan::Plan,
         quota::ConfiguredQuotas,
@@ -130,6 +131,7 @@ async fn open(
         settings,
         limit: Limit::default(),
         audit: AuditAmount::default(),
+        hooks: Arc::new(NoHookServices),
         metrics: Arc::new(metrics.clone()),
     };
     let endpoint = |name: &str| EndpointInfo {
