@@ -11,6 +11,7 @@
 
 mod live;
 mod observers;
+mod order;
 mod trust;
 
 use std::{
@@ -25,7 +26,7 @@ use warmd_cbt::{
     mutant::mutant,
     stop::StopSignal,
     store::PassFigures,
-    transfer::{LatencyBaseline, PassJob, PassProgress, run_pass},
+    transfer::{LatencyBaseline, PassProgress},
 };
 use warmd_core::{
     clock, crash,
@@ -35,12 +36,13 @@ use warmd_core::{
     },
     pass::{
         DiskAudit, FailureCause, LiveFigures, Observers, PassEvent, PassFailure, PassName, PassObserver,
-        PassOutcome,
+        PassOrder, PassOutcome,
     },
     sources::{Snapshot, SnapshotRequest, SourceErrorKind},
     targets::LastWriter,
 };
 use warmd_store::{DiskRow, NewDiskPass};
+use warmd_transfer::drain::{DrainEnd, OpenDisk, drain};
 
 use self::trust::{distrust, open};
 use super::{
@@ -72,10 +74,10 @@ impl PassEnd {
 }
 
 /// A disk in a pass.
-struct PassDisk {
-    row: DiskRow,
-    ledger: Arc<Ledger>,
-    record: Option<i64>,
+pub(super) struct PassDisk {
+    pub(super) row: DiskRow,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) record: Option<i64>,
     progress: Arc<PassProgress>,
     baseline: Arc<Mutex<LatencyBaseline>>,
     /// Whether the pass learns the baseline: not without the latency backoff.
@@ -182,7 +184,7 @@ async fn copy(
     let (pass, begun, disks) = record(context, kind, started, advanced).await?;
     let number = begun.number;
     let observers = observers::of(context, account, pass, &disks);
-    observers.observe(&PassEvent::Began(begun)).await?;
+    observers.observe(&PassEvent::Began(begun.clone())).await?;
     let faults = rows_at_fault(disks.iter().map(|disk| &disk.row));
     // From here on the pass is recorded: on every failure, its end is recorded too.
     let noted = context.target.note_writer(context.id, Some(LastWriter::Pass { number, faults })).await;
@@ -190,10 +192,12 @@ async fn copy(
     let meters: Arc<dyn LiveFigures> = Arc::new(meters.collect::<Vec<_>>());
     observers.follow(&meters);
     // Where a comparison follows while the VM is down, it finds what an audit would.
-    let result = match (noted, then) {
-        (Err(error), _) => Err(WorkError::from(error)),
-        (Ok(()), Some(_)) if kind == PassKind::Final => Ok(0),
-        (Ok(()), _) => audit_all(context, kind, snapshot, &disks, stop, &observers).await,
+    let is_audited = noted.is_ok() && !(kind == PassKind::Final && then.is_some());
+    let order = order::of(context, &begun, &disks, is_audited).await;
+    let result = match noted {
+        Err(error) => Err(WorkError::from(error)),
+        Ok(()) if !is_audited => Ok(0),
+        Ok(()) => audit_all(context, &order, snapshot, &disks, stop, &observers).await,
     };
     let result = match result {
         // Before any affected block is copied: a state without the audit's result does not know of the fault.
@@ -204,7 +208,7 @@ async fn copy(
         result => result.map(|_| ()),
     };
     let result = match result {
-        Ok(()) => drain_all(context, kind, snapshot, &disks, stop, &observers).await,
+        Ok(()) => drain_all(context, &order, snapshot, &disks, stop, &observers).await,
         Err(error) => Err(error),
     };
     let result = match observers.observe(&PassEvent::Measured).await {
@@ -343,16 +347,16 @@ pub(super) fn rows_at_fault<'a>(rows: impl IntoIterator<Item = &'a DiskRow>) -> 
 /// Returns the number of disks with a new tracking fault.
 async fn audit_all(
     context: &Context,
-    kind: PassKind,
+    order: &PassOrder,
     snapshot: &dyn Snapshot,
     disks: &[PassDisk],
     stop: &StopSignal,
     observers: &Observers<'_>,
 ) -> Result<u32, WorkError> {
-    let audits = disks.iter().map(|disk| async {
-        let Some(disk_pass) = disk.record else { return Ok(None) };
+    let audits = order.disks.iter().zip(disks).map(|(ordered, disk)| async {
+        let (Some(disk_pass), Some(audit)) = (disk.record, &ordered.audit) else { return Ok(None) };
         let audited = Audited { row: &disk.row, ledger: &disk.ledger, disk_pass };
-        audit::run(context, kind, snapshot, &audited, stop).await
+        audit::run(context, (audit, &order.settings), snapshot, &audited, stop).await.map(Some)
     });
     let mut audited = Vec::with_capacity(disks.len());
     for (disk, found) in disks.iter().zip(join_all(audits).await) {
@@ -367,10 +371,10 @@ async fn audit_all(
     Ok(found)
 }
 
-/// Drains all disks at the same time. If one fails, the others still finish: what they drain counts.
+/// Opens all disks on both sides, and drains them.
 async fn drain_all(
     context: &Context,
-    kind: PassKind,
+    order: &PassOrder,
     snapshot: &dyn Snapshot,
     disks: &[PassDisk],
     stop: &StopSignal,
@@ -382,44 +386,21 @@ async fn drain_all(
     let sources = try_join_all(keys.iter().map(|key| snapshot.open(key))).await?;
     let targets =
         try_join_all(disks.iter().zip(&specs).map(|(disk, spec)| open(context, disk, spec))).await?;
-    let totals = disks.iter().map(|disk| (disk.row.key.clone(), disk.ledger.pending_bytes().0));
-    observers.observe(&PassEvent::Opened(totals.collect())).await?;
-    let mut settings = context.engine.settings;
-    if kind == PassKind::Final {
-        // The source is off: a backoff would only prolong the downtime.
-        settings.read_latency_factor = None;
-    }
-    let pool = context.pool(kind == PassKind::Final);
-    settings.buffers = settings.buffers.min(pool.fair(disks.len()));
-    let passes = disks.iter().zip(sources).zip(targets).map(|((disk, source), target)| {
-        run_pass(PassJob {
-            ledger: Arc::clone(&disk.ledger),
-            source,
-            target,
-            pool: pool.clone(),
-            settings,
-            pass: disk.record,
-            progress: Arc::clone(&disk.progress),
-            limits: context.shares(&disk.row.key),
-            baseline: Arc::clone(&disk.baseline),
-            stop: stop.clone(),
-        })
+    let opened = disks.iter().zip(sources).zip(targets).map(|((disk, source), target)| OpenDisk {
+        key: disk.row.key.clone(),
+        record: disk.record,
+        ledger: Arc::clone(&disk.ledger),
+        source,
+        target,
+        limits: context.shares(&disk.row.key),
+        baseline: Arc::clone(&disk.baseline),
+        progress: Arc::clone(&disk.progress),
     });
-    let results = join_all(passes).await;
-    observers.observe(&PassEvent::Drained).await?;
-    for disk in disks {
-        let (disk, millis) = (disk.row.key.clone(), disk.progress.view().held_back);
-        if millis > 0 {
-            observers.observe(&PassEvent::HeldBack { disk, millis }).await?;
-        }
-    }
-    let mut end = PassEnd::Drained;
-    for result in results {
-        if !result?.finished {
-            end = PassEnd::Stopped;
-        }
-    }
-    Ok(end)
+    let pool = context.pool(order.pass.kind == PassKind::Final);
+    Ok(match drain(order, opened.collect(), &pool, observers, stop).await? {
+        DrainEnd::Drained => PassEnd::Drained,
+        DrainEnd::Stopped => PassEnd::Stopped,
+    })
 }
 
 /// Reports for how many milliseconds reads of a disk were delayed, if they were.
