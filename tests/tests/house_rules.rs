@@ -17,20 +17,19 @@ const KNOWS: [(&str, &[&str]); 19] = [
     ("daemon/threads", &[]),
     ("daemon/report", &["cbt"]),
     ("daemon/disks", &["cbt", "threads"]),
-    // Interim: the signed report's type.
-    ("daemon/core", &["cbt", "report", "schedules"]),
+    ("daemon/core", &["cbt", "schedules"]),
     // Interim: the key's file beside the state.
     ("daemon/store", &["cbt", "core", "report", "schedules", "threads"]),
     ("daemon/metrics", &["cbt", "core", "threads"]),
     ("daemon/transfer", &["cbt", "core"]),
-    // Interim: disks (finished images are read), report.
-    ("daemon/migration", &["cbt", "core", "disks", "report", "schedules", "store", "threads", "transfer"]),
+    // Interim: disks (finished images are read).
+    ("daemon/migration", &["cbt", "core", "disks", "schedules", "store", "threads", "transfer"]),
     ("daemon/endpoints/storage", &["cbt", "core", "disks", "threads"]),
     ("daemon/endpoints/libvirt", &["cbt", "core", "disks", "storage", "threads"]),
     ("daemon/endpoints/disk", &["cbt", "core", "disks", "proto", "storage"]),
     ("daemon/endpoints/vsphere", &["cbt"]),
     // Interim: the engine's types for marks and limits.
-    ("daemon/api", &["cbt", "core", "proto", "report", "schedules"]),
+    ("daemon/api", &["cbt", "core", "proto", "schedules"]),
     ("daemon/cli", &["core", "proto", "report"]),
     (
         "daemon/warmd",

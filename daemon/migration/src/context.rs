@@ -30,6 +30,7 @@ use warmd_core::{
         view::EventView,
     },
     pass::TransferObserver,
+    signed_report::SignReports,
     sources::Source,
     targets::{DiskSpec, Target},
 };
@@ -55,6 +56,7 @@ pub struct Engine {
     pub limit: Limit,
     /// The amount of each disk to audit, unless its plan sets one.
     pub audit: AuditAmount,
+    pub reports: Arc<dyn SignReports>,
     /// Calls hooks that are services.
     pub hooks: Arc<dyn HookService>,
     /// Counts passes and audits.
@@ -70,6 +72,7 @@ impl Engine {
             settings: TransferSettings::default(),
             limit: Limit::default(),
             audit: AuditAmount::default(),
+            reports: Arc::new(warmd_core::signed_report::NoReportKey),
             hooks: Arc::new(warmd_core::hook_service::NoHookServices),
             metrics: Arc::new(warmd_core::pass::Unobserved),
         }

@@ -3,7 +3,7 @@
 //!
 //! Rule: one task owns a migration; all other code asks through [`warmd_core::control::Control`] and reads views. Knows
 //! the ports of `core`, the state and the schedules; not clap, not an endpoint, not gRPC, not
-//! metrics. Edges to be cut: disks, report.
+//! metrics. The edge to `disks` is to be cut.
 #![forbid(unsafe_code)]
 
 pub mod admission;

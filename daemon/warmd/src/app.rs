@@ -19,7 +19,9 @@ use warmd_store::{Keep, Store};
 use crate::{
     config::{self, Config},
     hook_service::GrpcHooks,
-    host, systemd,
+    host,
+    report_signer::ReportSigner,
+    systemd,
 };
 
 /// How long passes get to commit what they have when the daemon is asked to stop.
@@ -69,6 +71,7 @@ pub async fn serve_over(
         settings,
         limit: config.limits.into(),
         audit,
+        reports: Arc::new(ReportSigner(store.report_key().clone())),
         hooks: Arc::new(GrpcHooks),
         metrics: Arc::new(metrics.clone()),
     };

@@ -9,4 +9,5 @@ pub mod config;
 pub mod endpoints;
 pub mod hook_service;
 mod host;
+pub mod report_signer;
 mod systemd;

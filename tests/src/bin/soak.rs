@@ -25,6 +25,7 @@ use warmd_core::{
     control::{Control as _, EndpointInfo},
     hook_service::NoHookServices,
     model::{id::MigrationId, plan::Plan, request::Request, state::State, view::MigrationView},
+    signed_report::NoReportKey,
 };
 use warmd_metrics::Metrics;
 use warmd_migration::{
@@ -167,6 +168,7 @@ impl Life {
             settings,
             limit: Limit::default(),
             audit: AuditAmount::default(),
+            reports: Arc::new(NoReportKey),
             hooks: Arc::new(NoHookServices),
             metrics: Arc::new(Metrics::default()),
         };

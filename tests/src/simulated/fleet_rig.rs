@@ -20,6 +20,7 @@ use warmd_core::{
         request::{Request, RequestOutcome},
         view::MigrationView,
     },
+    signed_report::NoReportKey,
 };
 use warmd_metrics::Metrics;
 use warmd_migration::{
@@ -131,6 +132,7 @@ async fn open(
         settings,
         limit: Limit::default(),
         audit: AuditAmount::default(),
+        reports: Arc::new(NoReportKey),
         hooks: Arc::new(NoHookServices),
         metrics: Arc::new(metrics.clone()),
     };
