@@ -22,8 +22,7 @@ const KNOWS: [(&str, &[&str]); 19] = [
     ("daemon/store", &["cbt", "core", "report", "schedules", "threads"]),
     ("daemon/metrics", &["cbt", "core", "threads"]),
     ("daemon/transfer", &["cbt", "core"]),
-    // Interim: disks (finished images are read).
-    ("daemon/migration", &["cbt", "core", "disks", "schedules", "store", "threads", "transfer"]),
+    ("daemon/migration", &["cbt", "core", "schedules", "store", "threads", "transfer"]),
     ("daemon/endpoints/storage", &["cbt", "core", "disks", "threads"]),
     ("daemon/endpoints/libvirt", &["cbt", "core", "disks", "storage", "threads"]),
     ("daemon/endpoints/disk", &["cbt", "core", "disks", "proto", "storage"]),

@@ -10,6 +10,7 @@ pub mod control;
 pub mod crash;
 pub mod format;
 pub mod hook_service;
+pub mod images;
 pub mod metrics_view;
 pub mod model;
 pub mod pass;

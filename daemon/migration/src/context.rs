@@ -20,6 +20,7 @@ use warmd_cbt::{
 use warmd_core::{
     clock,
     hook_service::HookService,
+    images::OpenImages,
     model::{
         boot::BootCheck,
         conversion::Conversion,
@@ -57,6 +58,8 @@ pub struct Engine {
     /// The amount of each disk to audit, unless its plan sets one.
     pub audit: AuditAmount,
     pub reports: Arc<dyn SignReports>,
+    /// Opens images for verifications.
+    pub images: Arc<dyn OpenImages>,
     /// Calls hooks that are services.
     pub hooks: Arc<dyn HookService>,
     /// Counts passes and audits.
@@ -72,6 +75,7 @@ impl Engine {
             settings: TransferSettings::default(),
             limit: Limit::default(),
             audit: AuditAmount::default(),
+            images: Arc::new(warmd_core::images::NoImages),
             reports: Arc::new(warmd_core::signed_report::NoReportKey),
             hooks: Arc::new(warmd_core::hook_service::NoHookServices),
             metrics: Arc::new(warmd_core::pass::Unobserved),

@@ -2,8 +2,8 @@
 //! admission and preflight.
 //!
 //! Rule: one task owns a migration; all other code asks through [`warmd_core::control::Control`] and reads views. Knows
-//! the ports of `core`, the state and the schedules; not clap, not an endpoint, not gRPC, not
-//! metrics. The edge to `disks` is to be cut.
+//! the ports of `core`, the state and the schedules; not clap, not an endpoint, not disks, not gRPC, not
+//! metrics.
 #![forbid(unsafe_code)]
 
 pub mod admission;

@@ -20,6 +20,7 @@ use crate::{
     config::{self, Config},
     hook_service::GrpcHooks,
     host,
+    images::DiskImages,
     report_signer::ReportSigner,
     systemd,
 };
@@ -71,6 +72,7 @@ pub async fn serve_over(
         settings,
         limit: config.limits.into(),
         audit,
+        images: Arc::new(DiskImages),
         reports: Arc::new(ReportSigner(store.report_key().clone())),
         hooks: Arc::new(GrpcHooks),
         metrics: Arc::new(metrics.clone()),

@@ -9,5 +9,6 @@ pub mod config;
 pub mod endpoints;
 pub mod hook_service;
 mod host;
+pub mod images;
 pub mod report_signer;
 mod systemd;

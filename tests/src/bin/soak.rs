@@ -24,6 +24,7 @@ use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_core::{
     control::{Control as _, EndpointInfo},
     hook_service::NoHookServices,
+    images::NoImages,
     model::{id::MigrationId, plan::Plan, request::Request, state::State, view::MigrationView},
     signed_report::NoReportKey,
 };
@@ -168,6 +169,7 @@ impl Life {
             settings,
             limit: Limit::default(),
             audit: AuditAmount::default(),
+            images: Arc::new(NoImages),
             reports: Arc::new(NoReportKey),
             hooks: Arc::new(NoHookServices),
             metrics: Arc::new(Metrics::default()),

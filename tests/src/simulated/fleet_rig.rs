@@ -14,6 +14,7 @@ use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_core::{
     control::{Control, EndpointInfo},
     hook_service::NoHookServices,
+    images::NoImages,
     model::{
         plan::Plan,
         quota::ConfiguredQuotas,
@@ -132,6 +133,7 @@ async fn open(
         settings,
         limit: Limit::default(),
         audit: AuditAmount::default(),
+        images: Arc::new(NoImages),
         reports: Arc::new(NoReportKey),
         hooks: Arc::new(NoHookServices),
         metrics: Arc::new(metrics.clone()),

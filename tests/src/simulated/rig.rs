@@ -22,7 +22,7 @@ use warmd_core::{
         view::MigrationView,
     },
 };
-use warmd_daemon::{hook_service::GrpcHooks, report_signer::ReportSigner};
+use warmd_daemon::{hook_service::GrpcHooks, images::DiskImages, report_signer::ReportSigner};
 use warmd_metrics::Metrics;
 use warmd_migration::{audit::AuditAmount, context::Engine, manager::Manager};
 use warmd_store::Store;
@@ -243,6 +243,7 @@ async fn open(place: &Place, world: &SimulatedWorld) -> (Store, Arc<Manager>, Ca
         settings,
         limit: Limit::default(),
         audit: AuditAmount::default(),
+        images: Arc::new(DiskImages),
         reports: Arc::new(ReportSigner(store.report_key().clone())),
         hooks: Arc::new(GrpcHooks),
         metrics: Arc::new(metrics.clone()),
