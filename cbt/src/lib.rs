@@ -15,7 +15,6 @@ pub mod limit;
 pub mod manifest;
 pub mod mark;
 pub mod mutant;
-mod planning;
 pub mod stop;
 pub mod store;
 pub mod telemetry;

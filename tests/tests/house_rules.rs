@@ -103,6 +103,34 @@ fn packages_know_only_what_the_table_says() {
     }
 }
 
+/// What a package depends on in the end, of ours.
+fn closure(package: &str) -> BTreeSet<&'static str> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![package.to_owned()];
+    while let Some(name) = open.pop() {
+        let is_it =
+            |folder: &str| folder.trim_start_matches("daemon/").replace("endpoints/", "endpoint-") == name;
+        let (folder, knows) = KNOWS.iter().find(|(folder, _)| is_it(folder)).unwrap();
+        if found.insert(*folder) {
+            open.extend(knows.iter().map(|name| (*name).to_owned()));
+        }
+    }
+    found
+}
+
+#[test]
+fn a_movers_library_has_neither_the_state_nor_grpc() {
+    for library in ["transfer", "disks"] {
+        let packages = closure(library);
+        for package in &packages {
+            for foreign in ["rusqlite", "tonic", "clap", "libloading"] {
+                assert!(!dependencies(package).contains(foreign), "{library} needs {package}: {foreign}");
+            }
+        }
+        assert!(packages.contains("cbt"), "{packages:?}");
+    }
+}
+
 #[test]
 fn every_package_of_the_product_is_in_the_table() {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
