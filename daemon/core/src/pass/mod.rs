@@ -24,5 +24,5 @@ pub use self::{
         PassOutcome,
     },
     observer::{LiveFigures, Observers, PassLedger, PassObserver, TransferObserver, Unobserved},
-    order::{AuditOrder, DiskOrder, PassName, PassOrder},
+    order::{AuditOrder, DiskOrder, PassName, PassOrder, RateCeiling},
 };

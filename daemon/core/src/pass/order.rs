@@ -1,6 +1,6 @@
 //! The order of a pass.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,17 @@ pub struct PassOrder {
     pub started: DateTime<Utc>,
     /// Sizes and numbers of requests. Where the source is off, reads are not slowed down to spare it.
     pub settings: TransferSettings,
+    /// The limits and quotas of the pass as it begins, for a mover that does not share the daemon's.
+    pub ceilings: Vec<RateCeiling>,
     pub disks: Vec<DiskOrder>,
+}
+
+/// A bound of the rate of all reads, and of all writes, of a pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateCeiling {
+    /// The limit or quota.
+    pub scope: String,
+    pub bytes_per_second: NonZeroU64,
 }
 
 /// One disk of a pass.

@@ -1,6 +1,6 @@
 //! Every message survives being written and read, and an impossible one is refused.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, sync::Mutex, time::Duration};
 
 use chrono::DateTime;
 use proptest::{collection::vec, option, prelude::*, sample::select};
@@ -11,7 +11,7 @@ use warmd_cbt::{
     disk::{ErrorKind, Operation},
     manifest::BlockHash,
     mark::ChangeMark,
-    store::{ChunkRow, DiskId, PassFigures, StoreErrorKind},
+    store::{ChunkRow, DiskId, PassFigures, StoreError, StoreErrorKind},
     telemetry::{Histogram, HistogramCounts, Stage, Telemetry},
     transfer::{ProgressView, TransferSettings},
     units::{BlockIndex, Extent, Length, MAX_DISK, Offset},
@@ -122,10 +122,13 @@ prop_compose! {
         kind in kind(),
         started in moment(),
         settings in settings(),
+        rates in vec(any::<(String, NonZeroU64)>(), 0..3),
         disks in vec(disk_order(), 0..3),
     ) -> PassOrder {
         let pass = PassName { migration: MigrationId(Uuid::from_u128(id)), plan, vm, kind };
-        PassOrder { pass, number, generation, started, settings, disks }
+        let ceiling = |(scope, bytes_per_second)| RateCeiling { scope, bytes_per_second };
+        let ceilings = rates.into_iter().map(ceiling).collect();
+        PassOrder { pass, number, generation, started, settings, ceilings, disks }
     }
 }
 
@@ -283,4 +286,33 @@ fn an_impossible_message_is_refused() {
     assert!(counts(r#"{"buckets":[[60000,1]],"sum":0,"max":0}"#).contains("no bucket 60000"));
     let twice = format!(r#"{{"buckets":[[1,{0}],[2,{0}]],"sum":0,"max":0}}"#, u64::MAX);
     assert!(counts(&twice).contains("overflow"));
+}
+
+/// Notes its name, and fails if it should.
+struct Noted<'a>(&'static str, bool, &'a Mutex<Vec<&'static str>>);
+
+#[async_trait::async_trait]
+impl PassObserver for Noted<'_> {
+    async fn observe(&self, _event: &PassEvent) -> Result<(), StoreError> {
+        self.2.lock().unwrap().push(self.0);
+        let failed = || StoreError {
+            kind: StoreErrorKind::Unavailable,
+            context: self.0.to_owned(),
+            cause: "a fault of the test's".into(),
+        };
+        if self.1 { Err(failed()) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn observers_get_an_event_in_their_order_until_one_fails() {
+    let seen = Mutex::default();
+    let mut observers = Observers::default();
+    observers.add(Noted("counted", false, &seen));
+    observers.add(Noted("recorded", true, &seen));
+    observers.add(Noted("shown", false, &seen));
+    let error = observers.observe(&PassEvent::Measured).await.unwrap_err();
+    assert_eq!(error.context, "recorded");
+    drop(observers);
+    assert_eq!(*seen.lock().unwrap(), ["counted", "recorded"]);
 }
