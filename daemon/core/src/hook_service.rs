@@ -1,6 +1,7 @@
 //! The port to hooks that are services.
 //!
-//! Rule: one call, one try. Every answer but success is a failure, with its reason; the caller has the deadline.
+//! Rule: one call, one try. Every answer but success is a failure, with its reason. The caller has the
+//! deadline.
 
 use std::fmt::Debug;
 
