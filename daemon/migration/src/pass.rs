@@ -207,8 +207,9 @@ async fn copy(
         }
         result => result.map(|_| ()),
     };
+    let mut failed = FailureCause::Other;
     let result = match result {
-        Ok(()) => drain_all(context, &order, snapshot, &disks, stop, &observers).await,
+        Ok(()) => drain_all(context, &order, snapshot, &disks, stop, &observers, &mut failed).await,
         Err(error) => Err(error),
     };
     let result = match observers.observe(&PassEvent::Measured).await {
@@ -221,10 +222,13 @@ async fn copy(
     };
     // The source's reason, not the readers' error that the snapshot does not exist.
     let result = match (result, snapshot.given_up()) {
-        (Err(_), Some(why)) => Err(why.into()),
+        (Err(_), Some(why)) => {
+            failed = FailureCause::Other;
+            Err(why.into())
+        }
         (result, _) => result,
     };
-    let outcome = outcome(&result);
+    let outcome = outcome(&result, failed);
     observers.observe(&PassEvent::Ended { at: clock::now(), outcome }).await?;
     let marks = disks.iter().filter_map(|disk| disk.ledger.anchor()).collect();
     Ok((result?, marks))
@@ -284,13 +288,11 @@ async fn advance_all(
     Ok(advanced)
 }
 
-fn outcome(result: &Result<PassEnd, WorkError>) -> PassOutcome {
+fn outcome(result: &Result<PassEnd, WorkError>, cause: FailureCause) -> PassOutcome {
     match result {
         Ok(PassEnd::Drained) => PassOutcome::Drained,
         Ok(PassEnd::Stopped) => PassOutcome::Stopped,
-        Err(error) => {
-            PassOutcome::Failed(PassFailure { cause: FailureCause::Other, text: error.to_string() })
-        }
+        Err(error) => PassOutcome::Failed(PassFailure { cause, text: error.to_string() }),
     }
 }
 
@@ -371,7 +373,7 @@ async fn audit_all(
     Ok(found)
 }
 
-/// Opens all disks on both sides, and drains them.
+/// Opens all disks on both sides, and drains them. If a disk fails, `failed` says which part of it.
 async fn drain_all(
     context: &Context,
     order: &PassOrder,
@@ -379,6 +381,7 @@ async fn drain_all(
     disks: &[PassDisk],
     stop: &StopSignal,
     observers: &Observers<'_>,
+    failed: &mut FailureCause,
 ) -> Result<PassEnd, WorkError> {
     observers.observe(&PassEvent::Draining).await?;
     let keys: Vec<DiskKey> = disks.iter().map(|disk| disk.row.key.clone()).collect();
@@ -397,10 +400,14 @@ async fn drain_all(
         progress: Arc::clone(&disk.progress),
     });
     let pool = context.pool(order.pass.kind == PassKind::Final);
-    Ok(match drain(order, opened.collect(), &pool, observers, stop).await? {
-        DrainEnd::Drained => PassEnd::Drained,
-        DrainEnd::Stopped => PassEnd::Stopped,
-    })
+    match drain(order, opened.collect(), &pool, observers, stop).await {
+        Ok(DrainEnd::Drained) => Ok(PassEnd::Drained),
+        Ok(DrainEnd::Stopped) => Ok(PassEnd::Stopped),
+        Err(error) => {
+            *failed = PassFailure::from(&error).cause;
+            Err(error.into())
+        }
+    }
 }
 
 /// Reports for how many milliseconds reads of a disk were delayed, if they were.

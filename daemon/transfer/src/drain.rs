@@ -10,13 +10,13 @@ use warmd_cbt::{
     buffer::BufferPool,
     disk::{ReadDisk, WriteDisk},
     ledger::Ledger,
-    limit::DiskShares,
+    limit::{DiskShares, Limit, RateLimiter},
     stop::StopSignal,
     transfer::{LatencyBaseline, PassError, PassJob, PassProgress, run_pass},
 };
 use warmd_core::{
     model::id::DiskKey,
-    pass::{PassEvent, PassObserver, PassOrder, PassOutcome},
+    pass::{PassEvent, PassObserver, PassOrder, PassOutcome, RateCeiling},
 };
 
 /// One disk of an order, opened.
@@ -86,6 +86,19 @@ pub async fn drain(
         }
     }
     Ok(end)
+}
+
+/// The shares of a pass outside the daemon: its reads and its writes keep to the lowest ceiling.
+pub fn shares_within(ceilings: &[RateCeiling]) -> DiskShares {
+    let Some(rate) = ceilings.iter().map(|ceiling| ceiling.bytes_per_second).min() else {
+        return DiskShares::default();
+    };
+    let all = RateLimiter::new();
+    let limits = || {
+        let limiter = all.limiter(Limit { rate: Some(rate), ..Limit::default() });
+        all.limits([(&limiter, true)])
+    };
+    DiskShares { reads: limits(), writes: limits(), readbacks: limits() }
 }
 
 /// The outcome as a message.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 use std::{
+    num::NonZeroU64,
     ops::Range,
     sync::{Arc, Mutex},
 };
@@ -13,7 +14,6 @@ use warmd_cbt::{
     disk::Operation,
     extents::ExtentSet,
     ledger::Ledger,
-    limit::DiskShares,
     manifest::BlockHash,
     mark::{ChangeMark, Changed},
     stop::StopSignal,
@@ -30,11 +30,11 @@ use warmd_core::{
     },
     pass::{
         BlockChange, CopySide, DiskOrder, FailureCause, LedgerChange, PassEvent, PassFailure, PassLedger,
-        PassName, PassObserver, PassOrder, PassOutcome,
+        PassName, PassObserver, PassOrder, PassOutcome, RateCeiling,
     },
 };
 use warmd_transfer::{
-    drain::{DrainEnd, OpenDisk, drain, outcome},
+    drain::{DrainEnd, OpenDisk, drain, outcome, shares_within},
     ledger_keeper::LedgerKeeper,
     ordered_ledger::replica,
 };
@@ -133,8 +133,15 @@ impl World {
             window: 16 * BLOCK,
             ..TransferSettings::default()
         };
-        let order =
-            PassOrder { pass, number: 1, generation, started: clock::now(), settings, disks: vec![disk] };
+        let order = PassOrder {
+            pass,
+            number: 1,
+            generation,
+            started: clock::now(),
+            settings,
+            ceilings: Vec::new(),
+            disks: vec![disk],
+        };
         from_str(&to_string(&order).unwrap()).unwrap()
     }
 
@@ -153,7 +160,7 @@ impl World {
             ledger: Arc::clone(&ledger),
             source: self.source.clone(),
             target: self.target.clone(),
-            limits: DiskShares::default(),
+            limits: shares_within(&order.ceilings),
             baseline: Arc::default(),
             progress: Arc::default(),
         };
@@ -211,6 +218,22 @@ async fn a_mover_copies_what_the_order_says_and_nothing_else() {
     let after = world.store.view(DISK).unwrap().figures;
     let (written, skipped) = (after.written - before.written, after.skipped - before.skipped);
     assert_eq!((written, skipped), (2 * BLOCK - 512, BLOCK), "the mover knew the old hash");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mover_keeps_to_the_lowest_ceiling_of_the_order() {
+    let world = World::new(7).await;
+    let mut order = world.order(0).await;
+    order.ceilings = [8, 2, 4]
+        .map(|blocks| RateCeiling {
+            scope: format!("{blocks} blocks"),
+            bytes_per_second: NonZeroU64::new(blocks * BLOCK).unwrap(),
+        })
+        .into();
+    let begun = tokio::time::Instant::now();
+    world.carry_out(&order, world.keeper(0), &Recorder::default()).await.unwrap();
+    let took = begun.elapsed().as_secs();
+    assert!((28..=36).contains(&took), "64 blocks, two a second, in {took} s");
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! The order of a recorded pass.
 
-use std::sync::PoisonError;
+use std::{num::NonZeroU64, sync::PoisonError};
 
 use warmd_cbt::mark::ChangeMark;
 use warmd_core::{
     model::view::{PassKind, PassView},
-    pass::{DiskOrder, PassName, PassOrder},
+    pass::{DiskOrder, PassName, PassOrder, RateCeiling},
 };
 
 use super::PassDisk;
@@ -46,6 +46,17 @@ pub(super) async fn of(
         vm: context.machine.name.clone(),
         kind: pass.kind,
     };
-    let (number, started) = (pass.number, pass.started);
-    PassOrder { pass: name, number, generation: 0, started, settings, disks: orders }
+    let ceilings = context.ceilings().into_iter().filter_map(|ceiling| {
+        let bytes_per_second = NonZeroU64::new(ceiling.bytes_per_second as u64)?;
+        Some(RateCeiling { scope: ceiling.name, bytes_per_second })
+    });
+    PassOrder {
+        pass: name,
+        number: pass.number,
+        generation: 0,
+        started: pass.started,
+        settings,
+        ceilings: ceilings.collect(),
+        disks: orders,
+    }
 }
