@@ -131,6 +131,7 @@ impl World {
             chunk: 4 * BLOCK as usize,
             batch_bytes: 8 * BLOCK,
             window: 16 * BLOCK,
+            zero_request: 8 * BLOCK,
             ..TransferSettings::default()
         };
         let order = PassOrder {
