@@ -11,6 +11,7 @@
 use std::{ops::Range, sync::Arc};
 
 use bitvec::{array::BitArray, order::Lsb0};
+use serde::{Deserialize, Serialize};
 
 /// Blocks in a chunk.
 pub const CHUNK_BLOCKS: u64 = 16_384;
@@ -23,8 +24,9 @@ const WORDS: usize = BITS / 64;
 
 type Bits = BitArray<[u64; WORDS], Lsb0>;
 
-/// A bit for each block of a chunk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A bit for each block of a chunk. In a message it has the store's form.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
 pub struct ChunkBits(Form);
 
 /// Canonical: equal sets have equal forms.
@@ -42,6 +44,19 @@ enum Form {
 const TAG_ALL: u8 = 1;
 const TAG_RUNS: u8 = 2;
 const TAG_BITS: u8 = 3;
+
+impl From<ChunkBits> for Vec<u8> {
+    fn from(bits: ChunkBits) -> Self {
+        bits.encode()
+    }
+}
+
+impl TryFrom<Vec<u8>> for ChunkBits {
+    type Error = &'static str;
+    fn try_from(bytes: Vec<u8>) -> Result<Self, Self::Error> {
+        Self::decode(&bytes).ok_or("these bytes are no set of blocks")
+    }
+}
 
 impl ChunkBits {
     /// Whether no bit is set.

@@ -6,6 +6,7 @@
 use std::{fmt, ops::Range};
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     buffer::Buffer,
@@ -13,7 +14,8 @@ use crate::{
 };
 
 /// The kind of failure, to act on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ErrorKind {
     /// The other side is gone or unreachable; trying again later may help.
     Connection,
@@ -30,7 +32,8 @@ pub enum ErrorKind {
 }
 
 /// The operation on a disk that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Operation {
     Open,
     Read,

@@ -13,7 +13,6 @@ pub mod ledger;
 pub mod limit;
 pub mod manifest;
 pub mod mark;
-mod planning;
 pub mod stop;
 pub mod store;
 pub mod telemetry;

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     chunk::ChunkBits,
@@ -15,11 +16,12 @@ use crate::{
 };
 
 /// A disk's key in the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct DiskId(pub i64);
 
 /// One chunk's new contents of both sets; an empty chunk is removed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkRow {
     /// Which chunk of the disk ([`crate::extents::CHUNK_BYTES`] each).
     pub chunk: u32,
@@ -46,7 +48,7 @@ pub struct LedgerCommit {
 }
 
 /// The figures of a pass, in bytes and requests; sums.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassFigures {
     /// Read from the source.
     pub read: u64,
@@ -96,7 +98,8 @@ pub struct StoreError {
 }
 
 /// The kind of store failure, to act on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum StoreErrorKind {
     /// No room, or an I/O error: may succeed later.
     Unavailable,

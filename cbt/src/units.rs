@@ -100,11 +100,25 @@ pub fn blocks_in(size: Length) -> u64 {
     size.0.div_ceil(BLOCK)
 }
 
-/// A run of bytes on a disk: never empty, never past [`MAX_DISK`].
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A run of bytes on a disk: never empty, never past [`MAX_DISK`]. In a message it is its start and its length.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "(Offset, Length)", into = "(Offset, Length)")]
 pub struct Extent {
     start: Offset,
     len: Length,
+}
+
+impl TryFrom<(Offset, Length)> for Extent {
+    type Error = String;
+    fn try_from((start, len): (Offset, Length)) -> Result<Self, String> {
+        Self::new(start, len).ok_or_else(|| format!("{start}+{len} is no run of bytes on a disk"))
+    }
+}
+
+impl From<Extent> for (Offset, Length) {
+    fn from(extent: Extent) -> Self {
+        (extent.start, extent.len)
+    }
 }
 
 impl Extent {

@@ -19,10 +19,11 @@ use warmd_core::{
         request::{Request, RequestOutcome},
         state::State,
     },
+    signed_report::SignedReport,
 };
 use warmd_report::{
     manifest_root::RawImage,
-    seal::{self, SignedReport},
+    seal::{self, PublicKey},
 };
 use warmd_tests::{
     simulated::{InjectedFault, Rig, SimulatedWorld},
@@ -168,7 +169,7 @@ async fn a_moved_vms_report_verifies_and_every_field_of_it_is_signed() {
     assert_eq!(rig.request(Request::Resume).await, RequestOutcome::NoChange);
     assert_eq!(rig.cutover().await.state, State::Done);
     let (report, signed) = signed(&rig).await;
-    let key = rig.manager.report_key();
+    let key = PublicKey::from_text(&rig.manager.report_key().hex).unwrap();
     let verified = seal::verify(&signed.json, Some(key)).unwrap();
     assert_eq!((verified.key, &verified.digest), (key, &signed.digest));
     assert_eq!(serde_json::from_value::<Report>(verified.report).unwrap(), report);

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::nanos;
 
 /// Nanoseconds in a tick, the width of the smallest buckets: 1 µs is then 8 ticks, where the doublings begin.
@@ -76,12 +78,41 @@ impl fmt::Debug for Histogram {
 }
 
 /// The counts of a [`Histogram`] at one moment, or sums and differences of such counts.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "SparseCounts", into = "SparseCounts")]
 pub struct HistogramCounts {
     buckets: Vec<u64>,
     count: u64,
     sum: u64,
     max: u64,
+}
+
+/// The counts in a message: only the buckets that are not empty.
+#[derive(Serialize, Deserialize)]
+struct SparseCounts {
+    buckets: Vec<(u16, u64)>,
+    sum: u64,
+    max: u64,
+}
+
+impl From<HistogramCounts> for SparseCounts {
+    fn from(counts: HistogramCounts) -> Self {
+        let buckets = (0..).zip(counts.buckets).filter(|(_, count)| *count > 0).collect();
+        Self { buckets, sum: counts.sum, max: counts.max }
+    }
+}
+
+impl TryFrom<SparseCounts> for HistogramCounts {
+    type Error = String;
+    fn try_from(sparse: SparseCounts) -> Result<Self, String> {
+        let mut counts = Self { sum: sparse.sum, max: sparse.max, ..Self::default() };
+        for (at, count) in sparse.buckets {
+            counts.count = counts.count.checked_add(count).ok_or("the counts of a histogram overflow")?;
+            let bucket = counts.buckets.get_mut(usize::from(at));
+            *bucket.ok_or_else(|| format!("a histogram has no bucket {at}"))? += count;
+        }
+        Ok(counts)
+    }
 }
 
 impl Default for HistogramCounts {

@@ -47,6 +47,11 @@ impl Stage {
         Self::Commit,
     ];
 
+    /// Whether requests pass through it; the others have only waits.
+    pub fn has_requests(self) -> bool {
+        !matches!(self, Self::Limit | Self::Memory)
+    }
+
     /// Its name, as in JSON.
     pub fn name(self) -> &'static str {
         match self {

@@ -12,13 +12,13 @@ use tracing::Instrument as _;
 use super::{
     PassError, TransferSettings,
     copy::{FinishedPiece, Piece, Sides},
+    planning::{PieceWork, Planner},
     queue_depth::QueueDepth,
 };
 use crate::{
     buffer::BufferPool,
     ledger::WriteGate,
     limit::Reservation,
-    planning::{PieceWork, Planner},
     stop::StopSignal,
     telemetry::Wait,
     units::{BLOCK, Extent},

@@ -14,6 +14,7 @@
 mod commit;
 mod copy;
 mod issue;
+mod planning;
 mod progress;
 mod queue_depth;
 mod settings;
@@ -22,7 +23,7 @@ use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use self::{commit::Committer, copy::Sides, issue::Issuer};
+use self::{commit::Committer, copy::Sides, issue::Issuer, planning::Planner};
 pub(crate) use self::{
     copy::digest,
     queue_depth::{QueueDepth, ReadSlot},
@@ -37,7 +38,6 @@ use crate::{
     disk::{DiskError, ErrorKind, Operation, ReadDisk, WriteDisk},
     ledger::Ledger,
     limit::DiskShares,
-    planning::Planner,
     stop::StopSignal,
     store::{PassFigures, StoreError},
     telemetry::Wait,

@@ -5,6 +5,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use serde::{Deserialize, Serialize};
+
 use crate::telemetry::{PassMeter, Stage};
 
 /// Counters and meters of one pass, in bytes unless said otherwise. All begin at zero.
@@ -19,7 +21,7 @@ pub struct PassProgress {
 }
 
 /// The counters at one moment.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProgressView {
     /// Pending when the pass began.
     pub total: u64,

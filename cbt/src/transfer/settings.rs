@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     disk::{DiskError, DiskLimits, ErrorKind, Operation},
     units::BLOCK,
@@ -9,7 +11,7 @@ use crate::{
 
 /// The settings of one disk's pass. Memory is the pool's; the rest bounds the requests in flight and the cost
 /// of a crash.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TransferSettings {
     /// The most buffers that this disk may hold at once; the pool may be shared and smaller.
     pub buffers: usize,

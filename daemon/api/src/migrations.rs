@@ -275,9 +275,9 @@ impl Migrations for ApiServer {
     ) -> Result<Response<MigrationsReportKeyResponse>, Status> {
         let key = self.control.report_key();
         let mut keys = self.control.report_keys().await.map_err(|error| status(&error))?;
-        keys.pop_if(|last| last.key == key.to_string());
+        keys.pop_if(|last| last.key == key.hex);
         let earlier = keys.into_iter().map(convert::key_since).collect();
-        Ok(Response::new(MigrationsReportKeyResponse { key: key.to_string(), pem: key.to_pem(), earlier }))
+        Ok(Response::new(MigrationsReportKeyResponse { key: key.hex, pem: key.pem, earlier }))
     }
 
     async fn events(

@@ -17,8 +17,8 @@ use warmd_core::{
         verify::VerifyScope,
         view::{DiskPassView, EventView, PassKind, PassView, VerifyResult},
     },
+    signed_report::SignedReport,
 };
-use warmd_report::seal::SignedReport;
 
 use self::table::{Table, code, inline};
 
@@ -79,7 +79,7 @@ fn summary(report: &Report, signed: &SignedReport) -> String {
     let made = format!("{} UTC by warmd {} (form {})", moment(report.made), report.warmd, report.format);
     table.row(["Report made".into(), inline(&made)]);
     table.row(["Signed JSON form (BLAKE3)".into(), code(&signed.digest)]);
-    table.row(["Signed by (Ed25519)".into(), code(&signed.key.to_string())]);
+    table.row(["Signed by (Ed25519)".into(), code(&signed.key)]);
     let mut out = table.finish();
     out.push_str("\nThis text is not signed: its JSON form is. `warmctl report verify` checks that and prints the same digest.\n");
     out

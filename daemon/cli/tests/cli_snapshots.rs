@@ -19,8 +19,10 @@ use warmd_core::{
     control::EndpointInfo,
     format,
     model::{
+        event_kind::EventKind,
         forecast::{ForecastRange, ForecastView},
         machine::Inventory,
+        outcome::{PassFailure, PhaseOutcome},
         phase::Phase,
         request::Request,
         scheduled_cutover::{ScheduledCutoverMode, ScheduledCutoverView},
@@ -198,7 +200,8 @@ fn failed(yesterday: DateTime<Utc>) -> MigrationView {
         resumable: true,
         from: ResumePoint::Synced,
     };
-    view.pass.as_mut().unwrap().error = Some("no room on new: 12 GiB are missing".to_owned());
+    view.pass.as_mut().unwrap().error =
+        Some(PassFailure::from("no room on new: 12 GiB are missing".to_owned()));
     (view.downtime_forecast, view.next_pass, view.next_pass_why) = (None, None, None);
     view.left_behind =
         vec!["checkpoint warmd-019351aa-000000000006: `virsh checkpoint-delete …`".replace('…', "x y")];
@@ -268,7 +271,7 @@ fn cutting_over() -> MigrationView {
 fn done() -> MigrationView {
     let mut view = cases::done(1, "web-1");
     for phase in &mut view.cutover.as_mut().unwrap().phases {
-        phase.outcome = Some("done".to_owned());
+        phase.outcome = Some(PhaseOutcome::from("done".to_owned()));
     }
     view
 }
@@ -318,7 +321,7 @@ async fn shown() -> Shown {
         let by = "operator uid=4294967294 pid=4194304".to_owned();
         let text =
             format!("cutover of {LONG} refused: the window Sat 22:00–Sun 04:00 Europe/Berlin opens in 3d 4h");
-        lines.push(EventView { text, by, kind: "warning".to_owned(), ..lines[1].clone() });
+        lines.push(EventView { text, by, kind: EventKind::Warning, ..lines[1].clone() });
     });
     Shown { served: Served::start(control).await, yesterday }
 }
@@ -437,7 +440,7 @@ async fn a_cutover_that_is_followed_says_each_phase() {
     };
     // Two steps of the same stage are told once a second: a busy machine must not make one line two.
     let steps = vec![cutting(&Phase::ALL[..1]), cutting(&Phase::ALL[..2]), verify(0, 0), done()];
-    let control = FakeControl::new([cases::synced(1, "web-1")]).script(Request::Cutover, steps);
+    let control = FakeControl::new([cases::synced(1, "web-1")]).script(&Request::cutover(), steps);
     let shown = Shown { served: Served::start(control).await, yesterday: yesterday() };
     assert_snapshot!("cutover-followed", shown.output(&["migration", "cutover", "web-1"], None).await);
     assert_snapshot!("cutover-followed-json", shown.json(&["migration", "cutover", "00000001"]).await);

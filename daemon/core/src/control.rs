@@ -4,7 +4,6 @@
 
 use async_trait::async_trait;
 use tokio::sync::broadcast;
-use warmd_report::seal::{PublicKey, SignedReport};
 use warmd_schedules::{Tz, explain::ScheduleDecision};
 
 use crate::model::{
@@ -22,6 +21,7 @@ use crate::model::{
     view::{EventView, MigrationView},
 };
 use crate::{
+    signed_report::{ReportKeyText, SignedReport},
     sources::{SourceError, SourceErrorKind},
     targets::{TargetError, TargetErrorKind},
 };
@@ -105,7 +105,7 @@ pub trait Control: Send + Sync {
     /// The report, signed, in the form that can be checked later.
     fn sign(&self, report: &Report) -> Result<SignedReport, ControlError>;
     /// The public key of this daemon's report signatures.
-    fn report_key(&self) -> PublicKey;
+    fn report_key(&self) -> ReportKeyText;
 
     /// The keys that signed reports so far, oldest first, the present key last.
     async fn report_keys(&self) -> Result<Vec<KeySince>, ControlError>;

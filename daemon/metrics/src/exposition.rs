@@ -13,14 +13,14 @@ use prometheus_client::{
 };
 use warmd_cbt::telemetry::Stage;
 use warmd_core::{
+    metrics_view::{Now, OverdueView, SloView, WindowView},
     model::{quota::QuotaView, view::MigrationView},
     process,
 };
 
 use super::{
-    Now, OverdueView, SloView, WindowView,
     buckets::{Buckets, latencies},
-    outcome_name, quotas,
+    quotas,
     registry::{DiskName, MetricsSnapshot, TransferTotals},
     windows,
 };
@@ -63,7 +63,7 @@ impl Exposition {
 
     fn of_passes(&self, to: &mut Sink) -> fmt::Result {
         let passes = self.passes.passes.iter().map(|((plan, kind, outcome), count)| {
-            let (kind, outcome) = ((*kind).to_owned(), outcome_name(*outcome).to_owned());
+            let (kind, outcome) = ((*kind).to_owned(), (*outcome).to_owned());
             (vec![("plan", plan.clone()), ("kind", kind), ("outcome", outcome)], *count)
         });
         to.counter("warmd_passes", "Passes that have ended.", passes)?;

@@ -25,91 +25,30 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use futures::future::BoxFuture;
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use warmd_cbt::{telemetry::HistogramCounts, transfer::PassProgress};
-use warmd_core::model::{
-    id::{DiskKey, MigrationId},
-    quota::QuotaView,
-    view::{MigrationView, PassKind},
+use warmd_cbt::store::StoreError;
+use warmd_core::{
+    metrics_view::Now,
+    model::{
+        id::{DiskKey, MigrationId},
+        view::PassKind,
+    },
+    pass::{LiveFigures, PassEvent, PassName, PassObserver, PassOutcome, TransferObserver},
 };
 
-use self::{exposition::Exposition, registry::PassRegistry};
-pub use self::{
-    registry::PassName,
-    server::{MetricsError, MetricsServer},
-    windows::{OverdueView, SloView, WindowView},
+pub use self::server::{MetricsError, MetricsServer};
+use self::{
+    exposition::Exposition,
+    registry::{DRAINED, PassRegistry},
 };
 
 /// What the daemon has counted since it started. Clones share it.
 #[derive(Clone, Default)]
 pub struct Metrics(Arc<Mutex<PassRegistry>>);
 
-/// The disk whose change tracking was audited.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AuditName {
-    pub plan: String,
-    pub vm: String,
-    pub disk: DiskKey,
-}
-
-/// How a pass ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum PassOutcome {
-    /// The target equals the snapshot.
-    Drained,
-    /// Asked to stop.
-    Stopped,
-    Failed,
-}
-
-/// The other figures, at the time of the scrape.
-#[derive(Clone, Debug)]
-pub struct Now {
-    pub at: DateTime<Utc>,
-    /// Of those that are under way, and of some finished ones.
-    pub views: Vec<MigrationView>,
-    /// How many are finished, by plan and state.
-    pub finished: Vec<(String, &'static str, u64)>,
-    /// How many source VMs run beside their target VMs, as last seen, by plan.
-    pub sources_run: Vec<(String, u64)>,
-    /// What quotas allow, and what of it is in use.
-    pub quotas: Vec<QuotaView>,
-    /// Of the plans of those that are under way.
-    pub windows: Vec<WindowView>,
-    pub promises: Vec<SloView>,
-    /// Of the VMs with an RPO.
-    pub overdue: Vec<OverdueView>,
-    /// How long the store's durable commits took.
-    pub commits: HistogramCounts,
-}
-
-/// Gives the present figures for a scrape.
-pub type Present = Arc<dyn Fn() -> BoxFuture<'static, Now> + Send + Sync>;
-
 impl Metrics {
-    /// A pass begins; it counts as failed if the account is dropped before its end is reported.
-    pub fn begin_pass(&self, name: PassName, started: DateTime<Utc>) -> PassAccount {
-        let number = self.registry().begin(name, started);
-        PassAccount { metrics: self.clone(), number }
-    }
-
-    /// So many bytes of a disk were audited, and so many of them had changed without the source reporting it.
-    pub fn audited(&self, name: AuditName, checked: u64, mismatched: u64) {
-        self.registry().audited([name.plan, name.vm, name.disk.0], checked, mismatched);
-    }
-
-    /// A migration is finished: its figures are shown for a while, and then forgotten.
-    pub fn finished(&self, id: MigrationId, plan: &str, vm: &str, at: DateTime<Utc>) {
-        self.registry().finished(id, [plan.to_owned(), vm.to_owned()], at);
-    }
-
-    /// A finished migration is resumed.
-    pub fn again(&self, id: MigrationId) {
-        self.registry().again(id);
-    }
-
     /// All of it as text.
     pub fn render(&self, now: &Now) -> Result<String, fmt::Error> {
         let exposition = Exposition::new(self.registry().picture(now), now);
@@ -131,30 +70,54 @@ impl fmt::Debug for Metrics {
     }
 }
 
+impl TransferObserver for Metrics {
+    /// The pass counts as failed if its observer is dropped before its end.
+    fn begin_pass(&self, name: PassName, started: DateTime<Utc>) -> Box<dyn PassObserver> {
+        let number = self.registry().begin(name, started);
+        Box::new(PassAccount { metrics: self.clone(), number })
+    }
+
+    fn audited(&self, plan: &str, vm: &str, disk: &DiskKey, checked: u64, unreported: u64) {
+        self.registry().audited([plan.to_owned(), vm.to_owned(), disk.0.clone()], checked, unreported);
+    }
+
+    /// Its figures are shown for a while, and then forgotten.
+    fn finished(&self, id: MigrationId, plan: &str, vm: &str, at: DateTime<Utc>) {
+        self.registry().finished(id, [plan.to_owned(), vm.to_owned()], at);
+    }
+
+    fn again(&self, id: MigrationId) {
+        self.registry().again(id);
+    }
+}
+
 /// A pass that is counted.
-#[derive(Debug)]
-pub struct PassAccount {
+struct PassAccount {
     metrics: Metrics,
     number: u64,
 }
 
-impl PassAccount {
-    /// The disks of the pass, which are read from now on.
-    pub fn watch(&self, disks: impl IntoIterator<Item = (DiskKey, Arc<PassProgress>)>) {
-        self.metrics.registry().watch(self.number, disks);
+#[async_trait]
+impl PassObserver for PassAccount {
+    async fn observe(&self, event: &PassEvent) -> Result<(), StoreError> {
+        if let PassEvent::Ended { outcome, .. } = event {
+            self.metrics.registry().end(self.number, outcome_name(outcome));
+        }
+        Ok(())
     }
 
-    /// Says how it ended.
-    pub fn end(self, outcome: PassOutcome) {
-        self.metrics.registry().end(self.number, outcome);
+    fn follow(&self, figures: &Arc<dyn LiveFigures>) {
+        self.metrics.registry().watch(self.number, Arc::clone(figures));
     }
 }
 
 impl Drop for PassAccount {
     fn drop(&mut self) {
-        self.metrics.registry().end(self.number, PassOutcome::Failed);
+        self.metrics.registry().end(self.number, FAILED);
     }
 }
+
+const FAILED: &str = "failed";
 
 fn kind_name(kind: PassKind) -> &'static str {
     match kind {
@@ -164,10 +127,10 @@ fn kind_name(kind: PassKind) -> &'static str {
     }
 }
 
-fn outcome_name(outcome: PassOutcome) -> &'static str {
+fn outcome_name(outcome: &PassOutcome) -> &'static str {
     match outcome {
-        PassOutcome::Drained => "drained",
+        PassOutcome::Drained => DRAINED,
         PassOutcome::Stopped => "stopped",
-        PassOutcome::Failed => "failed",
+        PassOutcome::Failed(_) => FAILED,
     }
 }

@@ -10,28 +10,15 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use warmd_cbt::{
-    telemetry::{HistogramCounts, Stage},
-    transfer::PassProgress,
-};
+use warmd_cbt::telemetry::{HistogramCounts, Stage};
 use warmd_core::{
     clock,
-    model::{
-        id::{DiskKey, MigrationId},
-        view::{PassKind, PassView},
-    },
+    metrics_view::Now,
+    model::{id::MigrationId, view::PassView},
+    pass::{DiskFigures, LiveFigures, PassName},
 };
 
-use super::{Now, PassOutcome, buckets::Spans, kind_name};
-
-/// Whose pass it is, and which.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PassName {
-    pub migration: MigrationId,
-    pub plan: String,
-    pub vm: String,
-    pub kind: PassKind,
-}
+use super::{buckets::Spans, kind_name};
 
 /// A disk's labels: plan, VM, disk.
 pub(super) type DiskName = [String; 3];
@@ -52,6 +39,9 @@ pub(super) struct TransferTotals {
     pub(super) unreported: u64,
 }
 
+/// The outcome of a pass after which the target holds its snapshot.
+pub(super) const DRAINED: &str = "drained";
+
 /// How long the figures of a finished migration are shown, so that the last of them are scraped; and no
 /// longer, or every VM that was ever moved would be shown for the process's life.
 const KEPT: TimeDelta = TimeDelta::hours(1);
@@ -64,7 +54,7 @@ pub(super) struct MetricsSnapshot {
     pub(super) latencies: Vec<(Stage, HistogramCounts)>,
     pub(super) stalled: Stalls,
     /// By plan, kind and outcome.
-    pub(super) passes: BTreeMap<(String, &'static str, PassOutcome), u64>,
+    pub(super) passes: BTreeMap<(String, &'static str, &'static str), u64>,
     pub(super) spans: BTreeMap<&'static str, Spans>,
     /// When the newest snapshot was begun that the target holds whole.
     pub(super) held: BTreeMap<MigrationId, DateTime<Utc>>,
@@ -86,52 +76,41 @@ pub(super) struct PassRegistry {
 struct LivePass {
     name: PassName,
     started: DateTime<Utc>,
-    disks: Vec<LiveDisk>,
-}
-
-struct LiveDisk {
-    name: DiskName,
-    progress: Arc<PassProgress>,
-    stalled: Stalls,
+    /// Once the pass has disks.
+    figures: Option<Arc<dyn LiveFigures>>,
+    /// By disk.
+    stalled: BTreeMap<String, Stalls>,
 }
 
 impl PassRegistry {
     pub(super) fn begin(&mut self, name: PassName, started: DateTime<Utc>) -> u64 {
         self.next += 1;
         self.last.insert([name.plan.clone(), name.vm.clone()], name.migration);
-        self.live.insert(self.next, LivePass { started, disks: Vec::new(), name });
+        let pass = LivePass { started, figures: None, stalled: BTreeMap::new(), name };
+        self.live.insert(self.next, pass);
         self.next
     }
 
-    /// Does nothing if it has ended.
-    pub(super) fn watch(
-        &mut self,
-        number: u64,
-        disks: impl IntoIterator<Item = (DiskKey, Arc<PassProgress>)>,
-    ) {
-        let Some(LivePass { name, disks: watched, .. }) = self.live.get_mut(&number) else { return };
-        watched.extend(disks.into_iter().map(|(key, progress)| LiveDisk {
-            name: [name.plan.clone(), name.vm.clone(), key.0],
-            progress,
-            stalled: Stalls::default(),
-        }));
+    /// Does nothing if it has ended, or has no disks.
+    pub(super) fn watch(&mut self, number: u64, figures: Arc<dyn LiveFigures>) {
+        if let Some(pass) = self.live.get_mut(&number).filter(|_| !figures.progress().is_empty()) {
+            pass.figures = Some(figures);
+        }
     }
 
     /// Does nothing if it has ended.
-    pub(super) fn end(&mut self, number: u64, outcome: PassOutcome) {
+    pub(super) fn end(&mut self, number: u64, outcome: &'static str) {
         let Some(mut pass) = self.live.remove(&number) else { return };
-        for disk in &mut pass.disks {
-            disk.add_to(&mut self.ended);
-        }
+        pass.add_to(&mut self.ended);
         let kind = kind_name(pass.name.kind);
         *self.ended.passes.entry((pass.name.plan, kind, outcome)).or_default() += 1;
         // One that got no snapshot does not count for the length of passes.
-        if !pass.disks.is_empty() {
+        if pass.figures.is_some() {
             // A clock that was set back meanwhile makes it zero.
             let took = (clock::now() - pass.started).as_seconds_f64().max(0.0);
             self.ended.spans.entry(kind).or_default().add(took);
         }
-        if outcome == PassOutcome::Drained {
+        if outcome == DRAINED {
             self.ended.held.insert(pass.name.migration, pass.started);
         }
     }
@@ -150,16 +129,15 @@ impl PassRegistry {
         }
         self.forget(now.at);
         let mut picture = self.ended.clone();
-        for pass in self.live.values().filter(|pass| !pass.disks.is_empty()) {
+        for pass in self.live.values().filter(|pass| pass.figures.is_some()) {
             let began = picture.open.entry([pass.name.plan.clone(), pass.name.vm.clone()]);
             let oldest = began.or_insert(pass.started);
             *oldest = pass.started.min(*oldest);
         }
-        for disk in self.live.values_mut().flat_map(|pass| &mut pass.disks) {
-            disk.add_to(&mut picture);
-            let meter = disk.progress.meter();
-            let in_flight = passed().map(|stage| (stage, meter.stage(stage).in_flight())).collect();
-            picture.in_flight.insert(disk.name.clone(), in_flight);
+        for pass in self.live.values_mut() {
+            for disk in pass.add_to(&mut picture) {
+                picture.in_flight.insert(pass.name_of(&disk), disk.in_flight);
+            }
         }
         picture
     }
@@ -192,34 +170,42 @@ impl PassRegistry {
     }
 }
 
-impl LiveDisk {
-    fn add_to(&mut self, picture: &mut MetricsSnapshot) {
-        let (meter, view) = (self.progress.meter(), self.progress.view());
-        let moved = picture.moved.entry(self.name.clone()).or_default();
-        moved.read += view.read;
-        moved.written += view.written;
-        moved.zeroed += view.zeroed;
-        moved.skipped += view.skipped;
-        moved.drained += view.drained;
-        if picture.latencies.is_empty() {
-            picture.latencies = passed().map(|stage| (stage, HistogramCounts::default())).collect();
-        }
-        for (stage, counts) in &mut picture.latencies {
-            *counts += &meter.stage(*stage).latency().counts();
-        }
-        for stage in meter.view().stages {
-            let highest = &mut self.stalled[stage.stage as usize];
-            *highest = highest.max(stage.stalled);
-        }
-        for (all, own) in picture.stalled.iter_mut().zip(self.stalled) {
-            *all += own;
-        }
+impl LivePass {
+    /// The labels of a disk.
+    fn name_of(&self, disk: &DiskFigures) -> DiskName {
+        [self.name.plan.clone(), self.name.vm.clone(), disk.key.0.clone()]
     }
-}
 
-/// The stages that requests pass through.
-fn passed() -> impl Iterator<Item = Stage> {
-    Stage::ALL.into_iter().filter(|stage| !matches!(stage, Stage::Limit | Stage::Memory))
+    /// Adds the present figures of its disks, and returns them.
+    fn add_to(&mut self, picture: &mut MetricsSnapshot) -> Vec<DiskFigures> {
+        let disks = self.figures.as_ref().map(|figures| figures.figures()).unwrap_or_default();
+        for disk in &disks {
+            let moved = picture.moved.entry(self.name_of(disk)).or_default();
+            moved.read += disk.progress.read;
+            moved.written += disk.progress.written;
+            moved.zeroed += disk.progress.zeroed;
+            moved.skipped += disk.progress.skipped;
+            moved.drained += disk.progress.drained;
+            if picture.latencies.is_empty() {
+                let stages = Stage::ALL.into_iter().filter(|stage| stage.has_requests());
+                picture.latencies = stages.map(|stage| (stage, HistogramCounts::default())).collect();
+            }
+            for (stage, counts) in &mut picture.latencies {
+                if let Some((_, own)) = disk.latencies.iter().find(|(own, _)| own == stage) {
+                    *counts += own;
+                }
+            }
+            let stalled = self.stalled.entry(disk.key.0.clone()).or_default();
+            for stage in &disk.telemetry.stages {
+                let highest = &mut stalled[stage.stage as usize];
+                *highest = highest.max(stage.stalled);
+            }
+            for (all, own) in picture.stalled.iter_mut().zip(*stalled) {
+                *all += own;
+            }
+        }
+        disks
+    }
 }
 
 fn has_drained(pass: &PassView) -> bool {

@@ -22,8 +22,9 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use warmd_core::metrics_view::Present;
 
-use super::{Metrics, Present};
+use super::Metrics;
 
 /// Connections at once; more wait to be accepted.
 const CONNECTIONS: usize = 16;

@@ -2,41 +2,9 @@
 
 use std::fmt;
 
+use warmd_core::metrics_view::{OverdueView, SloView, WindowView};
+
 use super::exposition::{Labels, Sink};
-
-/// The windows of a plan for one of the two, at the moment of asking.
-#[derive(Clone, Debug, PartialEq)]
-pub struct WindowView {
-    pub plan: String,
-    /// If they are the windows of this VM alone.
-    pub vm: Option<String>,
-    /// `copy` or `cutover`.
-    pub kind: &'static str,
-    pub is_open: bool,
-    /// Seconds until it closes if it is open, or opens if it is not; `None` if that does not come within ten
-    /// years.
-    pub changes_in: Option<f64>,
-}
-
-/// The SLO of a plan.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SloView {
-    pub plan: String,
-    /// Set if it is for this VM alone.
-    pub vm: Option<String>,
-    /// How old a target may be, in seconds.
-    pub rpo: Option<f64>,
-    /// How long a VM may be down, in seconds.
-    pub max_downtime: Option<f64>,
-}
-
-/// Whether a target is older than its RPO.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OverdueView {
-    pub plan: String,
-    pub vm: String,
-    pub is_overdue: bool,
-}
 
 /// The targets that are older than their RPO, and those that are not.
 pub(super) fn encode_overdue(overdue: &[OverdueView], to: &mut Sink) -> fmt::Result {

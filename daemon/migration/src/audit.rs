@@ -12,8 +12,8 @@ use warmd_cbt::{
     ledger::Ledger,
     mark::Changed,
     stop::StopSignal,
+    transfer::TransferSettings,
     units::{Extent, Length, Offset},
-    verify::{AuditJob, AuditOutcome, audit},
 };
 use warmd_core::{
     clock, crash, format,
@@ -23,24 +23,23 @@ use warmd_core::{
         verify::Amount,
         view::{AuditView, PassKind},
     },
+    pass::AuditOrder,
     sources::Snapshot,
     targets::LastWriter,
 };
-use warmd_metrics::AuditName;
 use warmd_store::DiskRow;
+use warmd_transfer::audit::{AuditDisk, AuditEnd, audit_disk};
 
-use super::{context::Context, failure::WorkError, pass::rows_at_fault};
+use super::{
+    context::Context,
+    failure::WorkError,
+    pass::{PassDisk, rows_at_fault},
+};
 
-/// Reads at once: few beside the source's other work.
-const IN_FLIGHT: usize = 4;
 /// How long an audit may take: in a delta, and in a cutover, where the phase's time passes and the VM may be
 /// down.
 const DEADLINE: Duration = Duration::from_mins(5);
 const CUTOVER_DEADLINE: Duration = Duration::from_secs(10);
-/// How long its end is awaited after that.
-const GRACE: Duration = Duration::from_secs(3);
-/// Mismatched extents that are listed.
-const LISTED: usize = 100;
 
 /// The amount of a disk that each delta audits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,19 +70,13 @@ pub(super) struct Audited<'a> {
     pub(super) disk_pass: i64,
 }
 
-/// Audits one disk of an open snapshot, after its ledger was advanced to it and before it is drained. `None`
-/// if there is nothing to audit, or no audit is wanted.
-pub(super) async fn run(
-    context: &Context,
-    kind: PassKind,
-    snapshot: &dyn Snapshot,
-    disk: &Audited<'_>,
-    stop: &StopSignal,
-) -> Result<Option<AuditView>, WorkError> {
-    let (row, ledger) = (disk.row, disk.ledger);
-    if kind == PassKind::Full || row.tracking_fault.is_some() || ledger.settled().is_empty() {
-        return Ok(None);
+/// The audit of a disk in a pass; `None` if there is nothing to audit, or no audit is wanted.
+pub(super) async fn order(context: &Context, kind: PassKind, disk: &PassDisk) -> Option<AuditOrder> {
+    let row = &disk.row;
+    if kind == PassKind::Full || row.tracking_fault.is_some() || disk.ledger.settled().is_empty() {
+        return None;
     }
+    let round = disk.record?.unsigned_abs();
     let plan = context.plan();
     let own = context.engine.audit;
     let budget = AuditAmount { amount: plan.verify.audit.unwrap_or(own.amount), ..own };
@@ -91,37 +84,35 @@ pub(super) async fn run(
         let text = "change tracking is not audited: a change that the source does not report will not be found; set \
                     `audit` in [verify] of the plan or in [engine] of the configuration";
         context.warn(text.to_owned()).await;
-        return Ok(None);
+        return None;
     }
-    let halt = StopSignal::new();
-    let job = AuditJob {
-        ledger: Arc::clone(ledger),
-        source: snapshot.open(&row.key).await?,
-        budget: budget.of(row.size),
-        from: row.audit_cursor,
-        round: disk.disk_pass.unsigned_abs(),
-        pool: context.pool(false),
-        chunk: context.engine.settings.chunk,
-        in_flight: context.engine.settings.reads_in_flight.min(IN_FLIGHT),
-        // In the final delta the source is off: a backoff would only prolong the downtime.
-        read_latency_factor: context.engine.settings.read_latency_factor.filter(|_| kind != PassKind::Final),
-        baseline: context.baseline(row.id).await,
-        limits: context.shares(&row.key),
-        stop: halt.clone(),
-    };
     let cuts_over = matches!(context.state(), State::CuttingOver { .. });
     let deadline = if cuts_over { CUTOVER_DEADLINE } else { DEADLINE };
-    let (view, next) = if let Some(found) = within(deadline, audit(job), &halt, stop).await {
-        if let Some(error) = &found.failed {
-            // The pass reads the same disk and classifies its failures better.
-            let text = format!("disk {}: change tracking not audited to the end: {error}", row.key);
-            context.log_event(EventKind::Warning, text).await;
-        }
-        viewed(&found, deadline, stop)
-    } else {
-        let error = Some("the state does not answer".to_owned());
-        (AuditView { error, ..AuditView::default() }, row.audit_cursor)
+    Some(AuditOrder { budget: budget.of(row.size), from: row.audit_cursor, round, deadline })
+}
+
+/// Audits one disk of an open snapshot, after its ledger was advanced to it and before it is drained: what it
+/// found, and where the next audit begins.
+pub(super) async fn run(
+    context: &Context,
+    (order, settings): (&AuditOrder, &TransferSettings),
+    snapshot: &dyn Snapshot,
+    disk: &Audited<'_>,
+    stop: &StopSignal,
+) -> Result<(AuditView, Offset), WorkError> {
+    let (row, ledger) = (disk.row, disk.ledger);
+    let open = AuditDisk {
+        ledger: Arc::clone(ledger),
+        source: snapshot.open(&row.key).await?,
+        limits: context.shares(&row.key),
+        baseline: context.baseline(row.id).await,
     };
+    let AuditEnd { view, next, failed } = audit_disk(order, open, settings, context.pool(false), stop).await;
+    if let Some(error) = failed {
+        // The pass reads the same disk and classifies its failures better.
+        let text = format!("disk {}: change tracking not audited to the end: {error}", row.key);
+        context.log_event(EventKind::Warning, text).await;
+    }
     let fault = (view.mismatched_bytes > 0).then(|| {
         let what = format!("{} bytes that the source called unchanged had changed", view.mismatched_bytes);
         describe(&what, &view.mismatches)
@@ -133,45 +124,7 @@ pub(super) async fn run(
         tell(context, row, &fault).await;
         compare_all(ledger, &fault).await?;
     }
-    Ok(Some(view))
-}
-
-/// Ends the audit at its deadline or when the pass must stop; what it has read until then counts.
-async fn within(
-    deadline: Duration,
-    audit: impl Future<Output = AuditOutcome>,
-    halt: &StopSignal,
-    stop: &StopSignal,
-) -> Option<AuditOutcome> {
-    tokio::pin!(audit);
-    tokio::select! {
-        biased;
-        found = &mut audit => return Some(found),
-        () = stop.stopped() => {}
-        () = tokio::time::sleep(deadline) => {}
-    }
-    halt.stop();
-    tokio::time::timeout(GRACE, audit).await.ok()
-}
-
-fn viewed(found: &AuditOutcome, deadline: Duration, stop: &StopSignal) -> (AuditView, Offset) {
-    let error = match (&found.failed, found.finished, stop.is_stopped()) {
-        (Some(failed), ..) => Some(failed.to_string()),
-        (None, true, _) => None,
-        (None, false, true) => Some("the pass was stopped".to_owned()),
-        (None, false, false) => {
-            Some(format!("more than {} was not granted", format::span(deadline.as_secs_f64())))
-        }
-    };
-    let listed = found.mismatched.iter().take(LISTED);
-    let view = AuditView {
-        checked: found.checked.0,
-        holes: found.holes.0,
-        mismatched_bytes: found.mismatched_bytes.0,
-        mismatches: listed.map(|extent| (extent.start().0, extent.len().0)).collect(),
-        error,
-    };
-    (view, found.next)
+    Ok((view, next))
 }
 
 /// The finding with its first positions.
@@ -225,9 +178,8 @@ async fn note_beside(context: &Context, row: &DiskRow) -> Result<(), WorkError> 
 
 /// Counts the bytes checked, and those that the source did not report.
 pub(super) fn count(context: &Context, row: &DiskRow, checked: u64, unreported: u64) {
-    let plan = context.plan().name.clone();
-    let name = AuditName { plan, vm: context.machine.name.clone(), disk: row.key.clone() };
-    context.engine.metrics.audited(name, checked, unreported);
+    let (plan, vm) = (context.plan(), &context.machine.name);
+    context.engine.metrics.audited(&plan.name, vm, &row.key, checked, unreported);
 }
 
 /// Reports the fault in the journal, the log and the view.

@@ -19,6 +19,8 @@ use warmd_cbt::{
 };
 use warmd_core::{
     clock,
+    hook_service::HookService,
+    images::OpenImages,
     model::{
         boot::BootCheck,
         conversion::Conversion,
@@ -30,10 +32,11 @@ use warmd_core::{
         state::State,
         view::EventView,
     },
+    pass::TransferObserver,
+    signed_report::SignReports,
     sources::Source,
     targets::{DiskSpec, Target},
 };
-use warmd_metrics::Metrics;
 use warmd_schedules::{forecast::Ceiling, rules::Rules, schedule::Problems};
 use warmd_store::{DiskRow, Store, StoreError};
 
@@ -56,7 +59,13 @@ pub struct Engine {
     pub limit: Limit,
     /// The amount of each disk to audit, unless its plan sets one.
     pub audit: AuditAmount,
-    pub metrics: Metrics,
+    pub reports: Arc<dyn SignReports>,
+    /// Opens images for verifications.
+    pub images: Arc<dyn OpenImages>,
+    /// Calls hooks that are services.
+    pub hooks: Arc<dyn HookService>,
+    /// Counts passes and audits.
+    pub metrics: Arc<dyn TransferObserver>,
 }
 
 #[cfg(test)]
@@ -68,7 +77,10 @@ impl Engine {
             settings: TransferSettings::default(),
             limit: Limit::default(),
             audit: AuditAmount::default(),
-            metrics: Metrics::default(),
+            images: Arc::new(warmd_core::images::NoImages),
+            reports: Arc::new(warmd_core::signed_report::NoReportKey),
+            hooks: Arc::new(warmd_core::hook_service::NoHookServices),
+            metrics: Arc::new(warmd_core::pass::Unobserved),
         }
     }
 }

@@ -14,7 +14,6 @@ use warmd_core::{
     sources::{SourceError, SourceErrorKind},
     targets::{TargetError, TargetErrorKind},
 };
-use warmd_disks::volume::VolumeError;
 
 /// The remedy of a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +90,7 @@ impl From<TargetError> for WorkError {
             TargetErrorKind::Unreachable | TargetErrorKind::Timeout => Remedy::Wait,
             TargetErrorKind::Failed => Remedy::Retry,
             // The user of the disk closes it sooner or later; that may be a hanging write of warmd's.
-            TargetErrorKind::Conflict if is_in_use(&error) => Remedy::Wait,
+            TargetErrorKind::Conflict if error.is_in_use => Remedy::Wait,
             TargetErrorKind::NotFound
             | TargetErrorKind::Conflict
             | TargetErrorKind::NoSpace
@@ -99,10 +98,6 @@ impl From<TargetError> for WorkError {
         };
         Self { remedy, cause: Box::new(error) }
     }
-}
-
-fn is_in_use(error: &TargetError) -> bool {
-    matches!(error.cause.downcast_ref(), Some(VolumeError::InUse { .. }))
 }
 
 impl From<DiskError> for WorkError {

@@ -157,7 +157,7 @@ async fn attempts(context: &Context, hook: &Hook, again: bool) -> Result<Option<
     loop {
         let input = facts(context, hook, attempt, again).await?;
         let ended = match &hook.grpc {
-            Some(address) => hook_call::run(address, hook, context.id, input).await,
+            Some(address) => hook_call::run(&*context.engine.hooks, address, hook, context.id, input).await,
             None => program::run(&hook.command, input.as_bytes(), hook.timeout).await,
         };
         if !ended.said.is_empty() {

@@ -2,8 +2,8 @@
 //! admission and preflight.
 //!
 //! Rule: one task owns a migration; all other code asks through [`warmd_core::control::Control`] and reads views. Knows
-//! the ports of `core`, the state and the schedules; not clap, not an endpoint. Edges to be cut: disks,
-//! metrics, report, and gRPC for hook services.
+//! the ports of `core`, the state and the schedules; not clap, not an endpoint, not disks, not gRPC, not
+//! metrics.
 #![forbid(unsafe_code)]
 
 pub mod admission;
@@ -47,7 +47,7 @@ mod stale_state;
 pub mod status_publisher;
 mod steady;
 mod supervised;
-pub mod telemetry;
+mod telemetry;
 mod timing;
 mod unreadable;
 pub mod verify;

@@ -16,6 +16,7 @@ use warmd_cbt::limit::Limit;
 use warmd_core::{
     clock,
     control::{ControlError, ControlErrorKind, EndpointInfo},
+    metrics_view::{Now, Present},
     model::{
         decide::MigrationRecord,
         event_kind::EventKind,
@@ -29,7 +30,6 @@ use warmd_core::{
     span,
     targets::{self, Target},
 };
-use warmd_metrics::{Now, Present};
 use warmd_store::{MigrationRow, Store, Unreadable};
 
 use super::{
@@ -97,7 +97,7 @@ type Handles = Arc<Mutex<BTreeMap<MigrationId, DriverHandle>>>;
 pub struct Manager {
     pub(super) store: Store,
     pub(super) endpoints: Endpoints,
-    engine: Engine,
+    pub(super) engine: Engine,
     pub(super) changes: broadcast::Sender<MigrationView>,
     handles: Handles,
     /// Locked while a finished migration gets a driver again, so that it gets one.

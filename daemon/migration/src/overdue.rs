@@ -14,13 +14,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use warmd_core::{
     clock, format,
+    metrics_view::OverdueView,
     model::{
         event_kind::EventKind,
         state::State,
         view::{MigrationView, PassView},
     },
 };
-use warmd_metrics::OverdueView;
 
 use super::manager::{DriverHandle, Manager};
 

@@ -9,6 +9,9 @@
 //! production VM runs on a snapshot while nothing is copied. An incomplete pass is not repeated: the next
 //! pass drains what is still pending.
 
+mod live;
+mod observers;
+mod order;
 mod trust;
 
 use std::{
@@ -16,28 +19,30 @@ use std::{
     time::Duration,
 };
 
-use chrono::Utc;
 use futures::future::{join_all, try_join_all};
 use warmd_cbt::{
     ledger::Ledger,
     mark::{ChangeMark, Changed},
     stop::StopSignal,
     store::PassFigures,
-    transfer::{LatencyBaseline, PassJob, PassProgress, run_pass},
+    transfer::{LatencyBaseline, PassProgress},
 };
 use warmd_core::{
     clock, crash,
     model::{
         event_kind::EventKind,
         id::DiskKey,
-        outcome::PassFailure,
         view::{DiskPassView, PassKind, PassView},
+    },
+    pass::{
+        DiskAudit, LiveFigures, Observers, PassEvent, PassFailureCause, PassFault, PassName, PassObserver,
+        PassOrder, PassOutcome,
     },
     sources::{Snapshot, SnapshotRequest, SourceErrorKind},
     targets::LastWriter,
 };
-use warmd_metrics::{PassAccount, PassName, PassOutcome};
 use warmd_store::{DiskRow, NewDiskPass};
+use warmd_transfer::drain::{DrainEnd, OpenDisk, drain};
 
 use self::trust::{distrust, open};
 use super::{
@@ -46,8 +51,7 @@ use super::{
     context::{Context, spec},
     failure::WorkError,
     machine_changes,
-    status_publisher::{Followed, Follower},
-    telemetry::{MeasuredDisk, PassTelemetry, figures},
+    telemetry::MeasuredDisk,
 };
 
 /// The outcome of a pass that did not fail.
@@ -70,13 +74,25 @@ impl PassEnd {
 }
 
 /// A disk in a pass.
-struct PassDisk {
-    row: DiskRow,
-    ledger: Arc<Ledger>,
-    view: DiskPassView,
-    record: Option<i64>,
+pub(super) struct PassDisk {
+    pub(super) row: DiskRow,
+    pub(super) ledger: Arc<Ledger>,
+    pub(super) record: Option<i64>,
     progress: Arc<PassProgress>,
     baseline: Arc<Mutex<LatencyBaseline>>,
+    /// Whether the pass learns the baseline: not without the latency backoff.
+    is_learnt: bool,
+}
+
+impl PassDisk {
+    fn measured(&self) -> Option<MeasuredDisk> {
+        Some(MeasuredDisk {
+            key: self.row.key.clone(),
+            disk: self.row.id,
+            record: self.record?,
+            baseline: self.is_learnt.then(|| Arc::clone(&self.baseline)),
+        })
+    }
 }
 
 /// Work on the snapshot after it is drained and before it is released.
@@ -93,7 +109,7 @@ pub async fn run(
     stop: &StopSignal,
     then: Option<&dyn OnDrained>,
 ) -> Result<PassEnd, WorkError> {
-    // Counts as failed in every case, unless its end is recorded.
+    // Counts as failed in every case, unless its end is observed.
     let account = account(context, kind);
     let rows = context.store.disks(context.id).await?;
     if rows.is_empty() && !context.machine.disks.is_empty() {
@@ -156,21 +172,28 @@ async fn copy(
     then: Option<&dyn OnDrained>,
     snapshot: &dyn Snapshot,
     (rows, ledgers): (Vec<DiskRow>, Vec<Arc<Ledger>>),
-    account: PassAccount,
+    account: Box<dyn PassObserver>,
 ) -> Result<(PassEnd, Marks), WorkError> {
     let started = clock::now();
     let advanced = advance_all(context, snapshot, rows, ledgers).await?;
     crash::point("advance.committed");
-    let (number, pass, mut disks) = record(context, kind, started, advanced).await?;
+    let (pass, begun, disks) = record(context, kind, started, advanced).await?;
+    let number = begun.number;
+    let observers = observers::of(context, account, pass, &disks);
+    observers.observe(&PassEvent::Began(begun.clone())).await?;
     let faults = rows_at_fault(disks.iter().map(|disk| &disk.row));
     // From here on the pass is recorded: on every failure, its end is recorded too.
     let noted = context.target.note_writer(context.id, Some(LastWriter::Pass { number, faults })).await;
-    account.watch(disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress))));
+    let meters = disks.iter().map(|disk| (disk.row.key.clone(), Arc::clone(&disk.progress)));
+    let meters: Arc<dyn LiveFigures> = Arc::new(meters.collect::<Vec<_>>());
+    observers.follow(&meters);
     // Where a comparison follows while the VM is down, it finds what an audit would.
-    let result = match (noted, then) {
-        (Err(error), _) => Err(WorkError::from(error)),
-        (Ok(()), Some(_)) if kind == PassKind::Final => Ok(0),
-        (Ok(()), _) => audit_all(context, kind, snapshot, &mut disks, stop).await,
+    let is_audited = noted.is_ok() && !(kind == PassKind::Final && then.is_some());
+    let order = order::of(context, &begun, &disks, is_audited).await;
+    let result = match noted {
+        Err(error) => Err(WorkError::from(error)),
+        Ok(()) if !is_audited => Ok(0),
+        Ok(()) => audit_all(context, &order, snapshot, &disks, stop, &observers).await,
     };
     let result = match result {
         // Before any affected block is copied: a state without the audit's result does not know of the fault.
@@ -180,36 +203,29 @@ async fn copy(
         }
         result => result.map(|_| ()),
     };
-    let measured = disks.iter().filter_map(|disk| measured(disk, kind)).collect();
-    let telemetry = Arc::new(PassTelemetry::new(context, pass, measured));
-    let keeper = telemetry.keep();
+    let mut failed = PassFailureCause::Other;
     let result = match result {
-        Ok(()) => drain_all(context, kind, snapshot, &disks, stop).await,
+        Ok(()) => drain_all(context, &order, snapshot, &disks, stop, &observers, &mut failed).await,
         Err(error) => Err(error),
     };
-    drop(keeper);
-    telemetry.finish().await;
+    let result = match observers.observe(&PassEvent::Measured).await {
+        Ok(()) => result,
+        Err(error) => Err(error.into()),
+    };
     let result = match (result, then) {
         (Ok(PassEnd::Drained), Some(then)) => then.run(snapshot).await.map(|()| PassEnd::Drained),
         (result, _) => result,
     };
     // The source's reason, not the readers' error that the snapshot does not exist.
     let result = match (result, snapshot.given_up()) {
-        (Err(_), Some(why)) => Err(why.into()),
+        (Err(_), Some(why)) => {
+            failed = PassFailureCause::Other;
+            Err(why.into())
+        }
         (result, _) => result,
     };
-    let error = match &result {
-        Ok(PassEnd::Drained) => None,
-        Ok(PassEnd::Stopped) => Some("stopped on request; what was drained stays drained".to_owned()),
-        Err(error) => Some(error.to_string()),
-    };
-    account.end(match &result {
-        Ok(PassEnd::Drained) => PassOutcome::Drained,
-        Ok(PassEnd::Stopped) => PassOutcome::Stopped,
-        Err(_) => PassOutcome::Failed,
-    });
-    context.store.end_pass(pass, clock::now(), error.clone()).await?;
-    finish_view(context, &mut disks, number, kind, started, error);
+    let outcome = outcome(&result, failed);
+    observers.observe(&PassEvent::Ended { at: clock::now(), outcome }).await?;
     let marks = disks.iter().filter_map(|disk| disk.ledger.anchor()).collect();
     Ok((result?, marks))
 }
@@ -268,12 +284,21 @@ async fn advance_all(
     Ok(advanced)
 }
 
+fn outcome(result: &Result<PassEnd, WorkError>, cause: PassFailureCause) -> PassOutcome {
+    match result {
+        Ok(PassEnd::Drained) => PassOutcome::Drained,
+        Ok(PassEnd::Stopped) => PassOutcome::Stopped,
+        Err(error) => PassOutcome::Failed(PassFault { cause, text: error.to_string() }),
+    }
+}
+
+/// Records the pass in the state: its number there, and its view.
 async fn record(
     context: &Context,
     kind: PassKind,
-    started: chrono::DateTime<Utc>,
+    started: chrono::DateTime<chrono::Utc>,
     advanced: Vec<(DiskRow, Arc<Ledger>, DiskPassView)>,
-) -> Result<(u32, i64, Vec<PassDisk>), WorkError> {
+) -> Result<(i64, PassView, Vec<PassDisk>), WorkError> {
     let news = advanced
         .iter()
         .map(|(row, _, view)| NewDiskPass {
@@ -287,47 +312,28 @@ async fn record(
         .collect();
     let begun = context.store.begin_pass(context.id, kind, started, news).await?;
     let mut disks = Vec::with_capacity(advanced.len());
+    let mut views = Vec::with_capacity(advanced.len());
     for (row, ledger, view) in advanced {
         disks.push(PassDisk {
             record: begun.disks.iter().find(|(disk, _)| *disk == row.id).map(|(_, record)| *record),
             baseline: context.baseline(row.id).await,
+            is_learnt: kind != PassKind::Final,
             row,
             ledger,
-            view,
             progress: Arc::default(),
         });
+        views.push(view);
     }
-    context.live.update(|live| {
-        // The reason for waiting is gone.
-        live.waiting = None;
-        live.pass = Some(PassView {
-            number: begun.view.number,
-            kind,
-            started,
-            ended: None,
-            error: None,
-            cpu: None,
-            disks: disks.iter().map(|disk| disk.view.clone()).collect(),
-        });
-    });
-    Ok((begun.view.number, begun.id, disks))
+    let number = begun.view.number;
+    let view = PassView { number, kind, started, ended: None, error: None, cpu: None, disks: views };
+    Ok((begun.id, view, disks))
 }
 
-fn account(context: &Context, kind: PassKind) -> PassAccount {
+/// Counts the pass, as failed if it is dropped before the pass's end.
+fn account(context: &Context, kind: PassKind) -> Box<dyn PassObserver> {
     let (plan, vm) = (context.plan().name.clone(), context.machine.name.clone());
     let name = PassName { migration: context.id, plan, vm, kind };
     context.engine.metrics.begin_pass(name, clock::now())
-}
-
-fn measured(disk: &PassDisk, kind: PassKind) -> Option<MeasuredDisk> {
-    Some(MeasuredDisk {
-        key: disk.row.key.clone(),
-        disk: disk.row.id,
-        record: disk.record?,
-        progress: Arc::clone(&disk.progress),
-        // Without the latency backoff no baseline is learnt.
-        baseline: (kind != PassKind::Final).then(|| Arc::clone(&disk.baseline)),
-    })
 }
 
 /// The number of disks with a known tracking fault.
@@ -339,86 +345,65 @@ pub(super) fn rows_at_fault<'a>(rows: impl IntoIterator<Item = &'a DiskRow>) -> 
 /// Returns the number of disks with a new tracking fault.
 async fn audit_all(
     context: &Context,
-    kind: PassKind,
-    snapshot: &dyn Snapshot,
-    disks: &mut [PassDisk],
-    stop: &StopSignal,
-) -> Result<u32, WorkError> {
-    let audits = disks.iter().map(|disk| async {
-        let Some(disk_pass) = disk.record else { return Ok(None) };
-        let audited = Audited { row: &disk.row, ledger: &disk.ledger, disk_pass };
-        audit::run(context, kind, snapshot, &audited, stop).await
-    });
-    let audits = join_all(audits).await;
-    let mut found = 0;
-    for (disk, audit) in disks.iter_mut().zip(audits) {
-        disk.view.audit = audit?;
-        found += u32::from(disk.view.audit.as_ref().is_some_and(|audit| audit.mismatched_bytes > 0));
-        disk.view.pending = disk.ledger.pending_bytes().0;
-    }
-    context.live.update(|live| {
-        if let Some(pass) = &mut live.pass {
-            pass.disks = disks.iter().map(|disk| disk.view.clone()).collect();
-        }
-    });
-    Ok(found)
-}
-
-/// Drains all disks at the same time. If one fails, the others still finish: what they drain counts.
-async fn drain_all(
-    context: &Context,
-    kind: PassKind,
+    order: &PassOrder,
     snapshot: &dyn Snapshot,
     disks: &[PassDisk],
     stop: &StopSignal,
+    observers: &Observers<'_>,
+) -> Result<u32, WorkError> {
+    let audits = order.disks.iter().zip(disks).map(|(ordered, disk)| async {
+        let (Some(disk_pass), Some(audit)) = (disk.record, &ordered.audit) else { return Ok(None) };
+        let audited = Audited { row: &disk.row, ledger: &disk.ledger, disk_pass };
+        audit::run(context, (audit, &order.settings), snapshot, &audited, stop).await.map(Some)
+    });
+    let mut audited = Vec::with_capacity(disks.len());
+    for (disk, found) in disks.iter().zip(join_all(audits).await) {
+        let (audit, next) = found?.map_or((None, disk.row.audit_cursor), |(view, next)| (Some(view), next));
+        let (key, pending) = (disk.row.key.clone(), disk.ledger.pending_bytes().0);
+        audited.push(DiskAudit { key, audit, pending, next });
+    }
+    let is_fault =
+        |audited: &&DiskAudit| audited.audit.as_ref().is_some_and(|view| view.mismatched_bytes > 0);
+    let found = audited.iter().filter(is_fault).map(|_| 1).sum();
+    observers.observe(&PassEvent::Audited(audited)).await?;
+    Ok(found)
+}
+
+/// Opens all disks on both sides, and drains them. If a disk fails, `failed` says which part of it.
+async fn drain_all(
+    context: &Context,
+    order: &PassOrder,
+    snapshot: &dyn Snapshot,
+    disks: &[PassDisk],
+    stop: &StopSignal,
+    observers: &Observers<'_>,
+    failed: &mut PassFailureCause,
 ) -> Result<PassEnd, WorkError> {
+    observers.observe(&PassEvent::Draining).await?;
     let keys: Vec<DiskKey> = disks.iter().map(|disk| disk.row.key.clone()).collect();
     let specs = disks.iter().map(|disk| spec(&disk.row)).collect::<Vec<_>>();
     let sources = try_join_all(keys.iter().map(|key| snapshot.open(key))).await?;
     let targets =
         try_join_all(disks.iter().zip(&specs).map(|(disk, spec)| open(context, disk, spec))).await?;
-    let followed = disks
-        .iter()
-        .map(|disk| Followed {
-            key: disk.row.key.clone(),
-            total: disk.view.pending,
-            progress: Arc::clone(&disk.progress),
-        })
-        .collect();
-    let follower = Follower::start(Arc::clone(&context.live), followed);
-    let mut settings = context.engine.settings;
-    if kind == PassKind::Final {
-        // The source is off: a backoff would only prolong the downtime.
-        settings.read_latency_factor = None;
-    }
-    let pool = context.pool(kind == PassKind::Final);
-    settings.buffers = settings.buffers.min(pool.fair(disks.len()));
-    let passes = disks.iter().zip(sources).zip(targets).map(|((disk, source), target)| {
-        run_pass(PassJob {
-            ledger: Arc::clone(&disk.ledger),
-            source,
-            target,
-            pool: pool.clone(),
-            settings,
-            pass: disk.record,
-            progress: Arc::clone(&disk.progress),
-            limits: context.shares(&disk.row.key),
-            baseline: Arc::clone(&disk.baseline),
-            stop: stop.clone(),
-        })
+    let opened = disks.iter().zip(sources).zip(targets).map(|((disk, source), target)| OpenDisk {
+        key: disk.row.key.clone(),
+        record: disk.record,
+        ledger: Arc::clone(&disk.ledger),
+        source,
+        target,
+        limits: context.shares(&disk.row.key),
+        baseline: Arc::clone(&disk.baseline),
+        progress: Arc::clone(&disk.progress),
     });
-    let results = join_all(passes).await;
-    drop(follower);
-    for disk in disks {
-        tell_strain(context, &disk.row.key, disk.progress.view().held_back).await;
-    }
-    let mut end = PassEnd::Drained;
-    for result in results {
-        if !result?.finished {
-            end = PassEnd::Stopped;
+    let pool = context.pool(order.pass.kind == PassKind::Final);
+    match drain(order, opened.collect(), &pool, observers, stop).await {
+        Ok(DrainEnd::Drained) => Ok(PassEnd::Drained),
+        Ok(DrainEnd::Stopped) => Ok(PassEnd::Stopped),
+        Err(error) => {
+            *failed = PassFault::from(&error).cause;
+            Err(error.into())
         }
     }
-    Ok(end)
 }
 
 /// Reports for how many milliseconds reads of a disk were delayed, if they were.
@@ -431,30 +416,4 @@ pub(super) async fn tell_strain(context: &Context, disk: &DiskKey, held_back: u6
         humantime::format_duration(Duration::from_millis(held_back))
     );
     context.log_event(EventKind::Warning, text).await;
-}
-
-fn finish_view(
-    context: &Context,
-    disks: &mut [PassDisk],
-    number: u32,
-    kind: PassKind,
-    started: chrono::DateTime<Utc>,
-    error: Option<String>,
-) {
-    for disk in disks.iter_mut() {
-        disk.view.figures = figures(&disk.progress);
-        disk.view.telemetry = Some(disk.progress.meter().view());
-    }
-    context.live.update(|live| {
-        let cpu = live.pass.as_ref().and_then(|pass| pass.cpu);
-        for disk in disks.iter() {
-            if let Some(view) = live.disks.iter_mut().find(|view| view.key == disk.row.key) {
-                view.pending = disk.ledger.pending_bytes().0;
-                (view.pass_total, view.pass_drained, view.rate, view.eta) = (0, 0, 0.0, None);
-            }
-        }
-        let disks = disks.iter().map(|disk| disk.view.clone()).collect();
-        let error = error.map(PassFailure::Error);
-        live.pass = Some(PassView { number, kind, started, ended: Some(clock::now()), error, cpu, disks });
-    });
 }

@@ -24,8 +24,8 @@ use warmd_core::{
         state::State,
         view::{EventView, MigrationView},
     },
+    signed_report::{ReportKeyText, SignedReport},
 };
-use warmd_report::seal::{self, PublicKey, SignedReport};
 use warmd_store::{FinishedMigration, MigrationRow, Unreadable};
 
 use super::{
@@ -219,11 +219,11 @@ impl Control for Manager {
     }
 
     fn sign(&self, report: &Report) -> Result<SignedReport, ControlError> {
-        seal::sign(self.store.report_key(), report).map_err(internal)
+        self.engine.reports.sign(report).map_err(internal)
     }
 
-    fn report_key(&self) -> PublicKey {
-        self.store.report_key().public()
+    fn report_key(&self) -> ReportKeyText {
+        self.engine.reports.key()
     }
 
     async fn report_keys(&self) -> Result<Vec<KeySince>, ControlError> {

@@ -3,15 +3,19 @@
 //! Rule: a view is for display only. Nothing is decided from it, and losing it loses nothing.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::broadcast, time::Instant};
-use warmd_cbt::transfer::PassProgress;
-use warmd_core::model::{
-    id::DiskKey,
-    view::{DiskView, MigrationView},
+use warmd_cbt::transfer::ProgressView;
+use warmd_core::{
+    model::{
+        id::DiskKey,
+        view::{DiskView, MigrationView},
+    },
+    pass::LiveFigures,
 };
 
 /// The time span of the shown rate.
@@ -64,25 +68,23 @@ pub struct Follower {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// A followed disk.
-#[derive(Debug)]
-pub struct Followed {
-    pub key: DiskKey,
-    /// Pending when the pass began, in bytes.
-    pub total: u64,
-    pub progress: Arc<PassProgress>,
-}
-
 impl Follower {
-    /// Begins to follow.
-    pub fn start(live: Arc<StatusPublisher>, disks: Vec<Followed>) -> Self {
+    /// Begins to follow. `totals` is pending when the pass began, in bytes.
+    pub fn start(
+        live: Arc<StatusPublisher>,
+        totals: Vec<(DiskKey, u64)>,
+        figures: Arc<dyn LiveFigures>,
+    ) -> Self {
         let task = tokio::spawn(async move {
-            let mut rates: Vec<_> = disks.iter().map(|_| Rate::default()).collect();
+            let mut rates: BTreeMap<DiskKey, Rate> = BTreeMap::new();
             let mut ticks = tokio::time::interval(Duration::from_millis(100));
             loop {
                 ticks.tick().await;
-                for (disk, rate) in disks.iter().zip(&mut rates) {
-                    show(&live, disk, rate);
+                let progress = figures.progress();
+                for (key, total) in &totals {
+                    if let Some((_, progress)) = progress.iter().find(|(of, _)| of == key) {
+                        show(&live, (key, *total), progress, rates.entry(key.clone()).or_default());
+                    }
                 }
                 live.update(|_| {});
             }
@@ -91,12 +93,12 @@ impl Follower {
     }
 }
 
-fn show(live: &StatusPublisher, disk: &Followed, rate: &mut Rate) {
-    let drained = disk.progress.view().drained.min(disk.total);
+fn show(live: &StatusPublisher, (key, total): (&DiskKey, u64), progress: &ProgressView, rate: &mut Rate) {
+    let drained = progress.drained.min(total);
     let per_second = rate.add(Instant::now(), drained);
-    let left = disk.total - drained;
-    live.edit_disk(&disk.key, |view| {
-        view.pass_total = disk.total;
+    let left = total - drained;
+    live.edit_disk(key, |view| {
+        view.pass_total = total;
         view.pass_drained = drained;
         view.pending = left;
         view.rate = per_second;

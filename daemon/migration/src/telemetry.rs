@@ -3,17 +3,21 @@
 //! Rule: for information only. A failure to save it is logged and stops nothing.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
+use async_trait::async_trait;
 use tracing::Instrument as _;
 use warmd_cbt::{
-    store::{DiskId, PassFigures},
-    telemetry::Telemetry,
-    transfer::{LatencyBaseline, PassProgress},
+    store::{DiskId, StoreError},
+    transfer::LatencyBaseline,
 };
-use warmd_core::{model::id::DiskKey, process};
+use warmd_core::{
+    model::id::DiskKey,
+    pass::{DiskFigures, LiveFigures, PassEvent, PassObserver},
+    process,
+};
 use warmd_store::Store;
 
 use super::{context::Context, status_publisher::StatusPublisher};
@@ -23,99 +27,86 @@ const SHOWN: Duration = Duration::from_secs(1);
 /// Pictures per saved picture: the most that a crash loses, in units of [`SHOWN`].
 const STORED: u64 = 5;
 
-/// A pass whose telemetry is saved.
+/// Shows and saves the telemetry of one pass every few seconds while it drains, and at its end.
 #[derive(Debug)]
-pub struct PassTelemetry {
+pub(super) struct PassTelemetry {
+    shared: Arc<Shared>,
+    keeper: Mutex<Option<Keeper>>,
+}
+
+struct Shared {
     store: Store,
     live: Arc<StatusPublisher>,
     pass: i64,
-    cpu_before: f64,
     disks: Vec<MeasuredDisk>,
+    figures: OnceLock<Arc<dyn LiveFigures>>,
+    /// CPU seconds of the process when draining began.
+    cpu_before: OnceLock<f64>,
 }
 
 /// One disk of the pass.
 #[derive(Debug)]
-pub struct MeasuredDisk {
-    pub key: DiskKey,
-    pub disk: DiskId,
+pub(super) struct MeasuredDisk {
+    pub(super) key: DiskKey,
+    pub(super) disk: DiskId,
     /// Its row in the store.
-    pub record: i64,
-    pub progress: Arc<PassProgress>,
+    pub(super) record: i64,
     /// The latency baseline, if the pass learns it.
-    pub baseline: Option<Arc<Mutex<LatencyBaseline>>>,
+    pub(super) baseline: Option<Arc<Mutex<LatencyBaseline>>>,
 }
 
 /// A pass at one moment.
 struct Picture {
     /// CPU seconds of the process since the pass began.
     cpu: f64,
-    disks: Vec<DiskPicture>,
-}
-
-struct DiskPicture {
-    key: DiskKey,
-    record: i64,
-    telemetry: Telemetry,
-    figures: PassFigures,
-}
-
-/// The figures of a pass on a disk so far.
-pub fn figures(progress: &PassProgress) -> PassFigures {
-    let done = progress.view();
-    PassFigures {
-        read: done.read,
-        written: done.written,
-        zeroed: done.zeroed,
-        skipped: done.skipped,
-        drained: done.drained,
-        ..PassFigures::default()
-    }
+    disks: Vec<(i64, DiskFigures)>,
 }
 
 impl PassTelemetry {
-    /// The telemetry of a pass that begins now.
-    pub fn new(context: &Context, pass: i64, disks: Vec<MeasuredDisk>) -> Self {
+    pub(super) fn new(context: &Context, pass: i64, disks: Vec<MeasuredDisk>) -> Self {
         let (store, live) = (context.store.clone(), Arc::clone(&context.live));
-        Self { store, live, pass, cpu_before: process::cpu_seconds(), disks }
+        let (figures, cpu_before) = (OnceLock::new(), OnceLock::new());
+        let shared = Arc::new(Shared { store, live, pass, disks, figures, cpu_before });
+        Self { shared, keeper: Mutex::default() }
     }
 
-    /// Shows and saves it every few seconds until the returned value is dropped.
-    pub fn keep(self: &Arc<Self>) -> Keeper {
-        let telemetry = Arc::clone(self);
-        let keeping = async move {
-            let mut ticks = tokio::time::interval(SHOWN);
-            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-            for tick in 0_u64.. {
-                ticks.tick().await;
-                let picture = telemetry.picture();
-                telemetry.show(&picture);
-                if tick % STORED == STORED - 1 {
-                    telemetry.store(picture).await;
-                }
+    fn set_keeper(&self, keeper: Option<Keeper>) {
+        *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = keeper;
+    }
+}
+
+#[async_trait]
+impl PassObserver for PassTelemetry {
+    async fn observe(&self, event: &PassEvent) -> Result<(), StoreError> {
+        match event {
+            PassEvent::Draining => {
+                self.shared.cpu_before.get_or_init(process::cpu_seconds);
+                self.set_keeper(Some(Keeper::start(Arc::clone(&self.shared))));
             }
-        };
-        Keeper(tokio::spawn(keeping.in_current_span()))
+            PassEvent::Measured => {
+                self.set_keeper(None);
+                let picture = self.shared.picture();
+                self.shared.show(&picture);
+                self.shared.store(picture).await;
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
-    /// Shows and saves the last picture.
-    pub async fn finish(&self) {
-        let picture = self.picture();
-        self.show(&picture);
-        self.store(picture).await;
+    fn follow(&self, figures: &Arc<dyn LiveFigures>) {
+        self.shared.figures.get_or_init(|| Arc::clone(figures));
     }
+}
 
+impl Shared {
     fn picture(&self) -> Picture {
-        let disks = self.disks.iter();
+        let figures = self.figures.get().map(|figures| figures.figures()).unwrap_or_default();
+        let record = |key: &DiskKey| Some(self.disks.iter().find(|disk| disk.key == *key)?.record);
+        let cpu = self.cpu_before.get().map_or(0.0, |before| process::cpu_seconds() - before);
         Picture {
-            cpu: process::cpu_seconds() - self.cpu_before,
-            disks: disks
-                .map(|disk| DiskPicture {
-                    key: disk.key.clone(),
-                    record: disk.record,
-                    telemetry: disk.progress.meter().view(),
-                    figures: figures(&disk.progress),
-                })
-                .collect(),
+            cpu,
+            disks: figures.into_iter().filter_map(|disk| Some((record(&disk.key)?, disk))).collect(),
         }
     }
 
@@ -124,17 +115,17 @@ impl PassTelemetry {
         self.live.edit(|view| {
             let Some(pass) = &mut view.pass else { return };
             pass.cpu = Some(picture.cpu);
-            for seen in &picture.disks {
+            for (_, seen) in &picture.disks {
                 if let Some(disk) = pass.disks.iter_mut().find(|disk| disk.key == seen.key) {
                     disk.telemetry = Some(seen.telemetry.clone());
-                    disk.figures = seen.figures;
+                    disk.figures = seen.sums();
                 }
             }
         });
     }
 
     async fn store(&self, picture: Picture) {
-        let disks = picture.disks.into_iter().map(|disk| (disk.record, disk.telemetry)).collect();
+        let disks = picture.disks.into_iter().map(|(record, disk)| (record, disk.telemetry)).collect();
         if let Err(error) = self.store.save_telemetry(self.pass, Some(picture.cpu), disks).await {
             tracing::warn!(pass = self.pass, %error, "telemetry not stored");
         }
@@ -148,9 +139,33 @@ impl PassTelemetry {
     }
 }
 
-/// Saves the telemetry until it is dropped.
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("pass", &self.pass).finish_non_exhaustive()
+    }
+}
+
+/// Shows and saves the telemetry until it is dropped.
 #[derive(Debug)]
-pub struct Keeper(tokio::task::JoinHandle<()>);
+struct Keeper(tokio::task::JoinHandle<()>);
+
+impl Keeper {
+    fn start(shared: Arc<Shared>) -> Self {
+        let keeping = async move {
+            let mut ticks = tokio::time::interval(SHOWN);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            for tick in 0_u64.. {
+                ticks.tick().await;
+                let picture = shared.picture();
+                shared.show(&picture);
+                if tick % STORED == STORED - 1 {
+                    shared.store(picture).await;
+                }
+            }
+        };
+        Self(tokio::spawn(keeping.in_current_span()))
+    }
+}
 
 impl Drop for Keeper {
     fn drop(&mut self) {

@@ -3,8 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use warmd_core::model::plan::Plan;
-use warmd_metrics::{SloView, WindowView};
+use warmd_core::{
+    metrics_view::{SloView, WindowView},
+    model::plan::Plan,
+};
 use warmd_schedules::{calendar::Calendar, rules::Rules};
 
 use super::context::Context;

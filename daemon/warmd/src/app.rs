@@ -18,7 +18,11 @@ use warmd_store::{Keep, Store};
 
 use crate::{
     config::{self, Config},
-    host, systemd,
+    hook_service::GrpcHooks,
+    host,
+    images::DiskImages,
+    report_signer::ReportSigner,
+    systemd,
 };
 
 /// How long passes get to commit what they have when the daemon is asked to stop.
@@ -63,7 +67,16 @@ pub async fn serve_over(
     let pool = BufferPool::with_reserve(settings.buffers, settings.buffers / 8, settings.chunk);
     let metrics = Metrics::default();
     let audit = AuditAmount { amount: config.engine.audit, at_most: config.engine.audit_max };
-    let engine = Engine { pool, settings, limit: config.limits.into(), audit, metrics: metrics.clone() };
+    let engine = Engine {
+        pool,
+        settings,
+        limit: config.limits.into(),
+        audit,
+        images: Arc::new(DiskImages),
+        reports: Arc::new(ReportSigner(store.report_key().clone())),
+        hooks: Arc::new(GrpcHooks),
+        metrics: Arc::new(metrics.clone()),
+    };
     let manager = Manager::start(store.clone(), endpoints, engine, shutdown.child_token()).await?;
     if let Some(scrapes) = scrapes {
         tracing::info!(address = %scrapes.address(), "metrics");

@@ -7,5 +7,8 @@
 pub mod app;
 pub mod config;
 pub mod endpoints;
+pub mod hook_service;
 mod host;
+pub mod images;
+pub mod report_signer;
 mod systemd;

@@ -23,7 +23,10 @@ use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_core::{
     control::{Control as _, EndpointInfo},
+    hook_service::NoHookServices,
+    images::NoImages,
     model::{id::MigrationId, plan::Plan, request::Request, state::State, view::MigrationView},
+    signed_report::NoReportKey,
 };
 use warmd_metrics::Metrics;
 use warmd_migration::{
@@ -166,7 +169,10 @@ impl Life {
             settings,
             limit: Limit::default(),
             audit: AuditAmount::default(),
-            metrics: Metrics::default(),
+            images: Arc::new(NoImages),
+            reports: Arc::new(NoReportKey),
+            hooks: Arc::new(NoHookServices),
+            metrics: Arc::new(Metrics::default()),
         };
         let starting = Manager::start(store.clone(), endpoints, engine, shutdown.clone());
         let manager = runtime.block_on(starting).map_err(|error| anyhow::anyhow!("{error}"))?;

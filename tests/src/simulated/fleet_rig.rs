@@ -13,12 +13,15 @@ use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_core::{
     control::{Control, EndpointInfo},
+    hook_service::NoHookServices,
+    images::NoImages,
     model::{
         plan::Plan,
         quota::ConfiguredQuotas,
         request::{Request, RequestOutcome},
         view::MigrationView,
     },
+    signed_report::NoReportKey,
 };
 use warmd_metrics::Metrics;
 use warmd_migration::{
@@ -130,7 +133,10 @@ async fn open(
         settings,
         limit: Limit::default(),
         audit: AuditAmount::default(),
-        metrics: metrics.clone(),
+        images: Arc::new(NoImages),
+        reports: Arc::new(NoReportKey),
+        hooks: Arc::new(NoHookServices),
+        metrics: Arc::new(metrics.clone()),
     };
     let endpoint = |name: &str| EndpointInfo {
         name: name.to_owned(),

@@ -22,6 +22,7 @@ use warmd_core::{
         view::MigrationView,
     },
 };
+use warmd_daemon::{hook_service::GrpcHooks, images::DiskImages, report_signer::ReportSigner};
 use warmd_metrics::Metrics;
 use warmd_migration::{audit::AuditAmount, context::Engine, manager::Manager};
 use warmd_store::{Interceptor, Store};
@@ -249,7 +250,10 @@ async fn open(place: &Place, world: &SimulatedWorld) -> (Store, Arc<Manager>, Ca
         settings,
         limit: Limit::default(),
         audit: AuditAmount::default(),
-        metrics: metrics.clone(),
+        images: Arc::new(DiskImages),
+        reports: Arc::new(ReportSigner(store.report_key().clone())),
+        hooks: Arc::new(GrpcHooks),
+        metrics: Arc::new(metrics.clone()),
     };
     let endpoints =
         endpoints(Arc::new(SimulatedSource(world.clone())), Arc::new(SimulatedTarget(world.clone())));

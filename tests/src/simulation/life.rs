@@ -9,7 +9,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, limit::Limit};
-use warmd_core::clock;
+use warmd_core::{clock, hook_service::NoHookServices, images::NoImages, signed_report::NoReportKey};
 use warmd_metrics::Metrics;
 use warmd_migration::{context::Engine, manager::Manager};
 use warmd_store::{Interceptor, Store};
@@ -124,6 +124,9 @@ fn engine(stage: &SimulatedLife) -> Engine {
         settings: stage.scenario.settings,
         limit: Limit::default(),
         audit: stage.scenario.audit,
-        metrics: Metrics::default(),
+        images: Arc::new(NoImages),
+        reports: Arc::new(NoReportKey),
+        hooks: Arc::new(NoHookServices),
+        metrics: Arc::new(Metrics::default()),
     }
 }

@@ -26,8 +26,9 @@ use warmd_core::{
         verify::VerifyOrder,
         view::{EventView, MigrationView},
     },
+    signed_report::{ReportKeyText, SignedReport},
 };
-use warmd_report::seal::{self, PublicKey, SignedReport};
+use warmd_report::seal;
 use warmd_schedules::{explain::explain, rules::PassHistory};
 
 use super::{cases, served::until};
@@ -416,16 +417,18 @@ impl Control for FakeControl {
     }
 
     fn sign(&self, report: &Report) -> Result<SignedReport, ControlError> {
-        Ok(seal::sign(&cases::report_key(), report).expect("a report becomes JSON"))
+        let signed = seal::sign(&cases::report_key(), report).expect("a report becomes JSON");
+        Ok(SignedReport { json: signed.json, digest: signed.digest, key: signed.key.to_string() })
     }
 
-    fn report_key(&self) -> PublicKey {
-        cases::report_key().public()
+    fn report_key(&self) -> ReportKeyText {
+        let key = cases::report_key().public();
+        ReportKeyText { hex: key.to_string(), pem: key.to_pem() }
     }
 
     async fn report_keys(&self) -> Result<Vec<KeySince>, ControlError> {
         let lost = KeySince { key: "1f".repeat(32), since: cases::at(10) };
-        Ok(vec![lost, KeySince { key: self.report_key().to_string(), since: cases::at(500) }])
+        Ok(vec![lost, KeySince { key: self.report_key().hex, since: cases::at(500) }])
     }
 
     async fn report(&self, id: MigrationId) -> Result<Report, ControlError> {

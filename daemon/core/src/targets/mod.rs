@@ -209,6 +209,8 @@ pub enum TargetErrorKind {
 #[error("{context}: {cause}")]
 pub struct TargetError {
     pub kind: TargetErrorKind,
+    /// Another process uses the disk, and closes it sooner or later.
+    pub is_in_use: bool,
     pub context: String,
     #[source]
     pub cause: Box<dyn std::error::Error + Send + Sync>,
@@ -221,7 +223,7 @@ impl TargetError {
         context: impl Into<String>,
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { kind, context: context.into(), cause: cause.into() }
+        Self { kind, is_in_use: false, context: context.into(), cause: cause.into() }
     }
 
     /// Whether the same call may succeed later without an operator.

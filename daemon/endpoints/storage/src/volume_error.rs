@@ -20,7 +20,8 @@ impl ForTarget for VolumeError {
             VolumeErrorKind::Unreachable => TargetErrorKind::Unreachable,
             VolumeErrorKind::Failed => TargetErrorKind::Failed,
         };
-        TargetError::new(kind, context, self)
+        let is_in_use = matches!(self, VolumeError::InUse { .. });
+        TargetError { is_in_use, ..TargetError::new(kind, context, self) }
     }
 }
 
@@ -37,6 +38,7 @@ mod tests {
             assert!(error.for_target("x").may_pass(), "it passes with the write, and the copy is whole");
         }
         let error = VolumeError::InUse { path: "/x".into(), by: "QEMU".into(), ours: false };
-        assert!(!error.for_target("x").may_pass());
+        let error = error.for_target("x");
+        assert!(!error.may_pass() && error.is_in_use, "its user closes it sooner or later");
     }
 }

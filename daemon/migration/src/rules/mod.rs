@@ -91,7 +91,7 @@ impl Judged {
 /// Checks a plan alone and against its endpoints.
 pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, ControlError> {
     let mut judged = Judged::default();
-    text::judge(&mut judged, plan);
+    text::judge(&mut judged, manager, plan);
     ends::judge_changed(&mut judged, manager, plan);
     if let Some(why) = manager.store.too_little_room() {
         judged.find(Rule::StateRoom, "the daemon", why);

@@ -7,19 +7,18 @@ use warmd_core::{
         rule::Rule,
     },
 };
-use warmd_proto::channel;
 
 use super::{Judged, plan_of, vm_of};
-use crate::program;
+use crate::{manager::Manager, program};
 
-pub(super) fn judge(judged: &mut Judged, plan: &Plan) {
+pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
     for problem in plan.problems() {
         judged.find(Rule::PlanWrong, plan_of(plan), problem);
     }
     // Programs are on the daemon's host: only the daemon can check them.
     for (at, hook) in plan.hooks.iter().enumerate() {
         if let Some(address) = &hook.grpc {
-            if let Err(why) = channel::open(address, hook.timeout) {
+            if let Err(why) = manager.engine.hooks.check(address, hook) {
                 judged.find(
                     Rule::PlanWrong,
                     plan_of(plan),

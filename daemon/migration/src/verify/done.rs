@@ -6,15 +6,12 @@
 
 use std::{path::Path, sync::Arc};
 
-use warmd_cbt::{disk::ReadDisk, units::Length};
+use warmd_cbt::disk::ReadDisk;
 use warmd_core::{
     format::bytes,
+    images::ImageWatch,
     model::{id::DiskKey, state::State, verify::VerifyOrder},
     targets::MachineState,
-};
-use warmd_disks::{
-    nbd::{NbdDisk, NbdOptions, NbdUri},
-    volume::{ImageFile, Witness},
 };
 use warmd_store::DiskRow;
 
@@ -71,16 +68,19 @@ pub(super) async fn check(context: &Context, order: &VerifyOrder) -> Result<(), 
     Err(WorkError::operator(format!("{why}, so its disks are not what was copied any more: {INSTEAD}")))
 }
 
+/// A disk, and the detector of its use.
+pub(super) type WatchedDisk = (DiskKey, Box<dyn ImageWatch>);
+
 /// The source of the read in place of a disk.
-pub(super) struct OpenImages {
+pub(super) struct DiskToRead {
     pub(super) disk: Arc<dyn ReadDisk>,
     /// Detects at the end whether the disk was used meanwhile, if the target VM may use it.
-    witness: Option<(DiskKey, Witness)>,
+    witness: Option<WatchedDisk>,
 }
 
-impl OpenImages {
+impl DiskToRead {
     /// The disk, and the detector of its use.
-    pub(super) fn into_parts(self) -> (Arc<dyn ReadDisk>, Option<(DiskKey, Witness)>) {
+    pub(super) fn into_parts(self) -> (Arc<dyn ReadDisk>, Option<WatchedDisk>) {
         (self.disk, self.witness)
     }
 }
@@ -90,7 +90,7 @@ pub(super) async fn open(
     context: &Context,
     order: &VerifyOrder,
     row: &DiskRow,
-) -> Result<OpenImages, WorkError> {
+) -> Result<DiskToRead, WorkError> {
     let given = order.images.get(&row.key.0);
     let unreadable = |why: String| {
         WorkError::operator(match given {
@@ -101,24 +101,21 @@ pub(super) async fn open(
     let place = Path::new(given.map_or(row.location.as_str(), String::as_str));
     // Until the hand-over no other program uses it.
     let watched = context.state() == State::Done && place.is_absolute();
+    let images = &context.engine.images;
     // Before it is opened: so later writes are detected.
-    let witness = if watched {
-        Some(Witness::of(place).await.map_err(|error| unreadable(error.to_string()))?)
-    } else {
-        None
-    };
+    let witness = if watched { Some(images.watch(place).await.map_err(unreadable)?) } else { None };
     let disk = match given {
-        Some(place) => image(place, row.size).await.map_err(unreadable)?,
+        Some(place) => images.open(place, row.size).await.map_err(unreadable)?,
         None => context.target.open(context.id, &spec(row)).await? as _,
     };
-    Ok(OpenImages { disk, witness: witness.map(|witness| (row.key.clone(), witness)) })
+    Ok(DiskToRead { disk, witness: witness.map(|witness| (row.key.clone(), witness)) })
 }
 
 /// Refuses the result if a disk was used while it was read.
 pub(super) async fn check_again(
     context: &Context,
     order: &VerifyOrder,
-    witnesses: &[(DiskKey, Witness)],
+    witnesses: &[WatchedDisk],
 ) -> Result<(), WorkError> {
     check(context, order).await?;
     for (key, witness) in witnesses {
@@ -129,21 +126,4 @@ pub(super) async fn check_again(
         })?;
     }
     Ok(())
-}
-
-async fn image(place: &str, size: Length) -> Result<Arc<dyn ReadDisk>, String> {
-    if place.starts_with("nbd://") || place.starts_with("nbd+unix://") {
-        let uri: NbdUri = place.parse().map_err(|error| format!("{error}"))?;
-        let disk = NbdDisk::open(NbdOptions::from(uri)).await.map_err(|error| error.to_string())?;
-        if disk.len() != size.0 {
-            return Err(format!("it has {} bytes, the disk {size}", disk.len()));
-        }
-        return Ok(Arc::new(disk));
-    }
-    let path = Path::new(place);
-    if !path.is_absolute() {
-        return Err("it is neither an absolute path nor an nbd:// or nbd+unix:// URI".to_owned());
-    }
-    let image = ImageFile::open(path, size).await.map_err(|error| error.to_string())?;
-    Ok(Arc::new(image))
 }

@@ -7,17 +7,14 @@ mod done;
 mod part;
 mod shown;
 
-use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed};
 
 use warmd_cbt::{
     ledger::Ledger,
     stop::StopSignal,
     store::DiskId,
-    units::Length,
-    verify::{VerifyJob, VerifyOutcome, VerifyProgress, compare, readback},
+    units::{Extent, Length, Offset},
+    verify::{VerifyJob, VerifyOutcome, VerifyProgress},
 };
 use warmd_core::{
     clock, format,
@@ -31,6 +28,7 @@ use warmd_core::{
     sources::Snapshot,
 };
 use warmd_store::{DiskRow, VerifyCursor};
+use warmd_transfer::verify::{VerifyKeeper, verify_disk};
 
 pub use self::shown::show;
 use self::{part::VerifyParts, shown::Shown};
@@ -47,8 +45,6 @@ use super::{
 const LISTED: usize = 100;
 /// Retries to make mismatched blocks pending.
 const DISTRUST_RETRIES: u32 = 4;
-/// The interval at which the verify cursor is saved.
-const KEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// The verification required before the VM may be created: the plan's; and a full compare with the source, if
 /// the source has a tracking fault.
@@ -169,20 +165,17 @@ async fn run(
         let (target, witness) = done::open(context, order, &row).await?.into_parts();
         witnesses.extend(witness);
         shown.disk(&progress);
-        let checking = async {
-            Ok::<_, WorkError>(match snapshot {
-                None => readback(job, target).await?,
-                Some(snapshot) => {
-                    let outcome = compare(job, snapshot.open(&row.key).await?, target).await?;
-                    if spares_source {
-                        context.keep_baseline(row.id).await;
-                        pass::tell_strain(context, &row.key, progress.held_back.load(Relaxed)).await;
-                    }
-                    outcome
-                }
-            })
+        let source = match snapshot {
+            Some(snapshot) => Some(snapshot.open(&row.key).await?),
+            None => None,
         };
-        let outcome = keeping(context, (&parts, &cursor), (&row, &ledger), &progress, checking).await?;
+        let is_compared = source.is_some();
+        let keeper = DiskKeeper { context, parts: &parts, cursor: &cursor, row: &row, ledger: &ledger };
+        let outcome = verify_disk(job, target, source, &keeper).await?;
+        if is_compared && spares_source {
+            context.keep_baseline(row.id).await;
+            pass::tell_strain(context, &row.key, progress.held_back.load(Relaxed)).await;
+        }
         if !outcome.finished {
             return Ok(None);
         }
@@ -213,65 +206,53 @@ async fn run(
     Ok(Some(result))
 }
 
-/// Runs `checking`, and saves its cursor periodically and at an early end. Mismatched blocks become pending
-/// when found, for every outcome of the verification: another one may never check them.
-async fn keeping(
-    context: &Context,
-    (parts, cursor): (&VerifyParts, &VerifyCursor),
-    disk: (&DiskRow, &Ledger),
-    progress: &VerifyProgress,
-    checking: impl Future<Output = Result<VerifyOutcome, WorkError>>,
-) -> Result<VerifyOutcome, WorkError> {
-    tokio::pin!(checking);
-    let result = loop {
-        tokio::select! {
-            biased;
-            result = &mut checking => break result,
-            () = progress.found() => {
-                distrust(context, disk, progress).await?;
-                continue;
-            }
-            () = tokio::time::sleep(KEEP_EVERY) => {}
-        }
-        // If saving fails, only a little of the work is repeated.
-        if let Err(error) = parts.keep(context, cursor, progress).await {
-            tracing::warn!(migration = %context.id, %error, "how far the verification is was not kept");
-        }
-    };
-    distrust(context, disk, progress).await?;
-    parts.keep(context, cursor, progress).await?;
-    result
+/// Keeps the findings of the verification of one disk in the state.
+struct DiskKeeper<'a> {
+    context: &'a Context,
+    parts: &'a VerifyParts,
+    cursor: &'a VerifyCursor,
+    row: &'a DiskRow,
+    ledger: &'a Ledger,
 }
 
-/// The next pass copies mismatched blocks again; a source with unreported changes is no longer trusted. After
-/// the hand-over there is no pass: the disks belong to the target.
-async fn distrust(
-    context: &Context,
-    (row, ledger): (&DiskRow, &Ledger),
-    progress: &VerifyProgress,
-) -> Result<(), WorkError> {
-    let (unreported, wrong) = (progress.take_untold(), progress.take_wrong(ledger.size()));
-    if wrong.is_empty() || context.state() == State::Done {
-        return Ok(());
-    }
-    let mut retry = Retry::times(DISTRUST_RETRIES);
-    loop {
-        let noted = async {
-            if !unreported.is_empty() {
-                audit::found_out(context, row, &unreported).await?;
-            }
-            Ok::<_, WorkError>(ledger.distrust(&wrong).await?)
-        };
-        let Err(error) = noted.await else { break };
-        tracing::error!(migration = %context.id, %error, "what differs is not noted");
-        if !retry.pause().await {
-            return Err(error);
+#[async_trait::async_trait]
+impl VerifyKeeper for DiskKeeper<'_> {
+    type Error = WorkError;
+
+    /// The next pass copies mismatched blocks again; a source with unreported changes is no longer trusted.
+    /// After the hand-over there is no pass: the disks belong to the target.
+    async fn found(&self, wrong: Vec<Extent>, unreported: Vec<Extent>) -> Result<(), WorkError> {
+        let (context, row) = (self.context, self.row);
+        if wrong.is_empty() || context.state() == State::Done {
+            return Ok(());
         }
+        let mut retry = Retry::times(DISTRUST_RETRIES);
+        loop {
+            let noted = async {
+                if !unreported.is_empty() {
+                    audit::found_out(context, row, &unreported).await?;
+                }
+                Ok::<_, WorkError>(self.ledger.distrust(&wrong).await?)
+            };
+            let Err(error) = noted.await else { break };
+            tracing::error!(migration = %context.id, %error, "what differs is not noted");
+            if !retry.pause().await {
+                return Err(error);
+            }
+        }
+        if !unreported.is_empty() {
+            audit::count(context, row, 0, unreported.iter().map(|extent| extent.len().0).sum());
+        }
+        Ok(())
     }
-    if !unreported.is_empty() {
-        audit::count(context, row, 0, unreported.iter().map(|extent| extent.len().0).sum());
+
+    async fn reached(&self, at: Offset) -> Result<(), WorkError> {
+        self.parts.keep(self.context, self.cursor, at).await
     }
-    Ok(())
+
+    fn not_kept(&self, error: WorkError) {
+        tracing::warn!(migration = %self.context.id, %error, "how far the verification is was not kept");
+    }
 }
 
 /// Saves the result, with the blocks that it verified, and writes it to the journal.

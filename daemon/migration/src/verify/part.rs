@@ -3,12 +3,12 @@
 //! Rule: a verification continues only over the ledger with which it began: after any pass, even one without
 //! changes, it begins again. And its cursor is never past a mismatched block.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 use warmd_cbt::{
     ledger::Ledger,
     units::{Length, Offset},
-    verify::{Sample, VerifyPart, VerifyProgress},
+    verify::{Sample, VerifyPart},
 };
 use warmd_core::{
     clock,
@@ -105,9 +105,8 @@ impl VerifyParts {
         &self,
         context: &Context,
         cursor: &VerifyCursor,
-        progress: &VerifyProgress,
+        checked_to: Offset,
     ) -> Result<(), WorkError> {
-        let checked_to = Offset(progress.checked_to.load(Relaxed));
         if self.goes_on && checked_to > cursor.checked_to {
             context.store.put_verify_cursor(VerifyCursor { checked_to, ..cursor.clone() }).await?;
         }

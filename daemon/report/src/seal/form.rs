@@ -20,7 +20,7 @@ const FIELD: &str = "signature";
 
 /// A report with its signature.
 #[derive(Clone, Debug)]
-pub struct SignedReport {
+pub struct SignedJson {
     /// The readable report, with the signature as its last field.
     pub json: String,
     /// BLAKE3 of the payload, in hexadecimal: by this other documents name the report.
@@ -87,7 +87,7 @@ impl fmt::Display for Place<'_> {
 }
 
 /// Signs a report; it must become a JSON object.
-pub fn sign(key: &ReportKey, report: &impl Serialize) -> Result<SignedReport, serde_json::Error> {
+pub fn sign(key: &ReportKey, report: &impl Serialize) -> Result<SignedJson, serde_json::Error> {
     let payload = serde_json::to_string(report)?;
     let digest = blake3::hash(payload.as_bytes()).to_hex().to_string();
     let bytes = key.sign(&message(payload.as_bytes()));
@@ -100,7 +100,7 @@ pub fn sign(key: &ReportKey, report: &impl Serialize) -> Result<SignedReport, se
         payload: STANDARD.encode(&payload),
     };
     let json = serde_json::to_string_pretty(&Whole { report, signature })?;
-    Ok(SignedReport { json, digest, key: key.public() })
+    Ok(SignedJson { json, digest, key: key.public() })
 }
 
 /// Checks a signed report, and against `key` if one is given.
@@ -150,7 +150,7 @@ mod tests {
 
     use super::*;
 
-    fn sample() -> (ReportKey, SignedReport) {
+    fn sample() -> (ReportKey, SignedJson) {
         let key = ReportKey::from_secret(&[7; 32]);
         let report = json!({"format": 2, "vm_name": "web \u{1b}[31m ü", "disks": [{"size": 65536, "root": "ab"}], "downtime": 14.25, "none": null});
         let signed = sign(&key, &report).unwrap();

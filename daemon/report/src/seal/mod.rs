@@ -11,6 +11,6 @@ mod json;
 mod key;
 
 pub use self::{
-    form::{InvalidSignature, SignedReport, Verified, sign, verify},
+    form::{InvalidSignature, SignedJson, Verified, sign, verify},
     key::{KEY_FILE, KeyError, PublicKey, ReportKey},
 };
