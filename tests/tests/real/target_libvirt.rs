@@ -33,6 +33,24 @@ fn domains(libvirt: &Libvirtd) -> Result<Vec<String>> {
     Ok(libvirt.virsh(["list", "--all", "--name"])?.split_whitespace().map(str::to_owned).collect())
 }
 
+/// A private libvirtd, and a target in it that keeps its disks in `DIR/disks`.
+struct Fixture<'a> {
+    dir: &'a TestDir,
+    libvirt: Libvirtd,
+    settings: LibvirtTargetSettings,
+    target: LibvirtTarget,
+}
+
+/// Runs the body of a test with them.
+fn with_target(body: impl AsyncFnOnce(Fixture<'_>) -> Result<()>) {
+    run(|dir| {
+        let libvirt = Libvirtd::start(dir)?;
+        let settings = settings(dir, &libvirt)?;
+        let target = LibvirtTarget::new(&settings)?;
+        asynchronous(body(Fixture { dir, libvirt, settings, target }))
+    });
+}
+
 /// A machine `moved` with these disks, prepared and created; returns the request and the disks.
 async fn created<const N: usize>(
     target: &LibvirtTarget,
@@ -109,170 +127,141 @@ fn foreign(libvirt: &Libvirtd, dir: &TestDir, name: &str) -> Result<String> {
 
 #[test]
 fn the_source_in_the_same_libvirt_is_safe() {
-    run(|dir| {
-        let libvirt = Libvirtd::start(dir)?;
+    with_target(async |Fixture { dir, libvirt, target, .. }| {
         let uuid = foreign(&libvirt, dir, "source")?;
         let before = libvirt.virsh(["dumpxml", "source"])?;
-        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
-        asynchronous(async {
-            let owner = MigrationId::generate();
-            let disks = vec![DiskSpec { key: DiskKey("vda".to_owned()), size: Length(1 << 20), place: None }];
-            target.prepare(owner, &disks).await?;
-            let machine = Machine { uuid: uuid.clone(), ..machine("source", [("vda", Length(1 << 20))]) };
-            let request = |name: &str| CreateMachine {
-                owner,
-                name: name.to_owned(),
-                machine: machine.clone(),
-                disks: disks.clone(),
-            };
-            fails_with(Kind::Conflict, "the source's name", target.create(&request("source")).await)?;
-            target.create(&request("moved")).await?;
-            target.create(&request("moved")).await?;
-            let made = DomainXml::read(&libvirt.virsh(["dumpxml", "moved"])?)?;
-            ensure!(made.uuid != uuid, "two domains with one UUID");
-            ensure!(libvirt.virsh(["desc", "moved"])?.contains(&uuid), "it does not tell of the other UUID");
-            target.start(owner).await?;
-            target.discard_machine(owner).await?;
-            ensure!(domains(&libvirt)? == ["source"], "{:?}", domains(&libvirt));
-            ensure!(libvirt.virsh(["dumpxml", "source"])? == before, "the source's definition was changed");
-            Ok(())
-        })
+        let owner = MigrationId::generate();
+        let disks = vec![DiskSpec { key: DiskKey("vda".to_owned()), size: Length(1 << 20), place: None }];
+        target.prepare(owner, &disks).await?;
+        let machine = Machine { uuid: uuid.clone(), ..machine("source", [("vda", Length(1 << 20))]) };
+        let request = |name: &str| CreateMachine {
+            owner,
+            name: name.to_owned(),
+            machine: machine.clone(),
+            disks: disks.clone(),
+        };
+        fails_with(Kind::Conflict, "the source's name", target.create(&request("source")).await)?;
+        target.create(&request("moved")).await?;
+        target.create(&request("moved")).await?;
+        let made = DomainXml::read(&libvirt.virsh(["dumpxml", "moved"])?)?;
+        ensure!(made.uuid != uuid, "two domains with one UUID");
+        ensure!(libvirt.virsh(["desc", "moved"])?.contains(&uuid), "it does not tell of the other UUID");
+        target.start(owner).await?;
+        target.discard_machine(owner).await?;
+        ensure!(domains(&libvirt)? == ["source"], "{:?}", domains(&libvirt));
+        ensure!(libvirt.virsh(["dumpxml", "source"])? == before, "the source's definition was changed");
+        Ok(())
     });
 }
 
 #[test]
 fn signs_of_life_are_those_of_this_machine() {
-    run(|dir| {
-        let libvirt = Libvirtd::start(dir)?;
-        let settings = settings(dir, &libvirt)?;
-        let target = LibvirtTarget::new(&settings)?;
+    with_target(async |Fixture { libvirt: _libvirt, target, settings, .. }| {
         let directory = settings.directory.context("no directory")?;
-        asynchronous(async {
-            let owner = MigrationId::generate();
-            let machine = machine("moved", []);
-            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
-            let serial = GuestSign::Serial("login:".to_owned());
-            let console = directory.join(owner.to_string()).join("console.log");
-            target.prepare(owner, &[]).await?;
-            for time in 0..2 {
-                target.create(&request).await?;
-                target.start(owner).await?;
-                ensure!(target.sign(owner, &serial).await.is_err(), "seen in console {time}, which is new");
-                // There is a channel, and no agent at its other end.
-                let agent = target.sign(owner, &GuestSign::Agent).await.err().context("an agent answers")?;
-                ensure!(agent.to_string().contains("not connected"), "{agent}");
-                let before = std::fs::read_to_string(&console)?;
-                std::fs::write(&console, before + "web login: ")?;
-                target.sign(owner, &serial).await?;
-                target.discard_machine(owner).await?;
-            }
-            target.discard_disks(owner, &[]).await?;
-            ensure!(!directory.join(owner.to_string()).exists(), "the consoles are left");
-            Ok(())
-        })
+        let owner = MigrationId::generate();
+        let machine = machine("moved", []);
+        let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
+        let serial = GuestSign::Serial("login:".to_owned());
+        let console = directory.join(owner.to_string()).join("console.log");
+        target.prepare(owner, &[]).await?;
+        for time in 0..2 {
+            target.create(&request).await?;
+            target.start(owner).await?;
+            ensure!(target.sign(owner, &serial).await.is_err(), "seen in console {time}, which is new");
+            // There is a channel, and no agent at its other end.
+            let agent = target.sign(owner, &GuestSign::Agent).await.err().context("an agent answers")?;
+            ensure!(agent.to_string().contains("not connected"), "{agent}");
+            let before = std::fs::read_to_string(&console)?;
+            std::fs::write(&console, before + "web login: ")?;
+            target.sign(owner, &serial).await?;
+            target.discard_machine(owner).await?;
+        }
+        target.discard_disks(owner, &[]).await?;
+        ensure!(!directory.join(owner.to_string()).exists(), "the consoles are left");
+        Ok(())
     });
 }
 
 #[test]
 fn a_clone_of_the_domain_is_not_ours() {
-    run(|dir| {
-        let libvirt = Libvirtd::start(dir)?;
-        let settings = settings(dir, &libvirt)?;
-        let target = LibvirtTarget::new(&settings)?;
-        asynchronous(async {
-            let (request, _) = created(&target, []).await?;
-            let owner = request.owner;
-            let clone = libvirt
-                .virsh(["dumpxml", "moved"])?
-                .replacen("<name>moved</name>", "<name>clone</name>", 1)
-                .replacen(&format!("<uuid>{}</uuid>", request.machine.uuid), "", 1)
-                .replace(&request.machine.nics[0].mac, "52:54:00:00:00:7b");
-            std::fs::write(dir.join("clone.xml"), clone)?;
-            libvirt.virsh(["define", &dir.join("clone.xml").to_string_lossy()])?;
-            target.discard_machine(owner).await?;
-            ensure!(domains(&libvirt)? == ["clone"], "{:?}", domains(&libvirt));
-            // Nor by a daemon that has just started without any memory of it.
-            let again = LibvirtTarget::new(&settings)?;
-            again.discard_machine(owner).await?;
-            ensure!(again.look(owner).await? == MachineState::Absent, "the clone is taken for it");
-            ensure!(domains(&libvirt)? == ["clone"], "{:?}", domains(&libvirt));
-            Ok(())
-        })
+    with_target(async |Fixture { dir, libvirt, target, settings }| {
+        let (request, _) = created(&target, []).await?;
+        let owner = request.owner;
+        let clone = libvirt
+            .virsh(["dumpxml", "moved"])?
+            .replacen("<name>moved</name>", "<name>clone</name>", 1)
+            .replacen(&format!("<uuid>{}</uuid>", request.machine.uuid), "", 1)
+            .replace(&request.machine.nics[0].mac, "52:54:00:00:00:7b");
+        std::fs::write(dir.join("clone.xml"), clone)?;
+        libvirt.virsh(["define", &dir.join("clone.xml").to_string_lossy()])?;
+        target.discard_machine(owner).await?;
+        ensure!(domains(&libvirt)? == ["clone"], "{:?}", domains(&libvirt));
+        // Nor by a daemon that has just started without any memory of it.
+        let again = LibvirtTarget::new(&settings)?;
+        again.discard_machine(owner).await?;
+        ensure!(again.look(owner).await? == MachineState::Absent, "the clone is taken for it");
+        ensure!(domains(&libvirt)? == ["clone"], "{:?}", domains(&libvirt));
+        Ok(())
     });
 }
 
 #[test]
 fn the_machine_stays_what_it_was() {
-    run(|dir| {
-        let libvirt = Libvirtd::start(dir)?;
-        let settings = settings(dir, &libvirt)?;
-        let target = LibvirtTarget::new(&settings)?;
-        asynchronous(async {
-            let owner = MigrationId::generate();
-            let size = Length(1 << 20);
-            let key = |key: &str| DiskSpec { key: DiskKey(key.to_owned()), size, place: None };
-            let disks = vec![key("second"), key("first")];
-            let machine = Machine {
-                cpu: CpuTopology { sockets: 2, cores: 2, threads: 1 },
-                machine_type: "pc-i440fx-7.2".to_owned(),
-                ..machine("it's <mine> & \"odd\"", [("first", size), ("second", size)])
-            };
-            let request = CreateMachine {
-                owner,
-                name: machine.name.clone(),
-                machine: machine.clone(),
-                disks: disks.clone(),
-            };
-            target.prepare(owner, &disks).await?;
-            target.create(&request).await?;
-            let made = DomainXml::read(&libvirt.virsh(["dumpxml", &machine.uuid])?)?;
-            ensure!(made.name == machine.name && made.uuid == machine.uuid, "{made:?}");
-            ensure!(
-                made.firmware == LoaderFirmware::Bios && made.machine.starts_with("pc-i440fx"),
-                "{made:?}"
-            );
-            ensure!(made.topology == Some((2, 2, 1)) && made.memory == machine.memory.0, "{made:?}");
-            ensure!(made.nics[0].mac == machine.nics[0].mac, "{made:?}");
-            ensure!(made.disks.len() == 2 && made.disks[0].boot_order == Some(1), "{made:?}");
-            ensure!(format!("{:?}", made.disks[0].source).contains("first.raw"), "{made:?}");
-            ensure!(
-                libvirt.virsh(["dominfo", &machine.uuid])?.contains("Persistent:     yes"),
-                "not persistent"
-            );
-            // Another handle on the same target, as after a restart, knows it too. A later request may have
-            // the machine that another conversion made.
-            let again = LibvirtTarget::new(&settings)?;
-            let cpu = CpuTopology { sockets: 1, cores: 1, threads: 2 };
-            let other = CreateMachine { machine: Machine { cpu, ..machine.clone() }, ..request.clone() };
-            again.create(&other).await?;
-            let made = DomainXml::read(&libvirt.virsh(["dumpxml", &machine.uuid])?)?;
-            ensure!(made.topology == Some((1, 1, 2)) && made.uuid == machine.uuid, "{made:?}");
-            let all = libvirt.virsh(["list", "--all", "--uuid"])?;
-            ensure!(all.trim() == machine.uuid, "there are: {all}");
-            ensure!(again.look(owner).await? == MachineState::Stopped, "it is not there");
-            again.discard_machine(owner).await?;
-            again.discard_disks(owner, &disks).await?;
-            Ok(())
-        })
+    with_target(async |Fixture { libvirt, target, settings, .. }| {
+        let owner = MigrationId::generate();
+        let size = Length(1 << 20);
+        let key = |key: &str| DiskSpec { key: DiskKey(key.to_owned()), size, place: None };
+        let disks = vec![key("second"), key("first")];
+        let machine = Machine {
+            cpu: CpuTopology { sockets: 2, cores: 2, threads: 1 },
+            machine_type: "pc-i440fx-7.2".to_owned(),
+            ..machine("it's <mine> & \"odd\"", [("first", size), ("second", size)])
+        };
+        let request = CreateMachine {
+            owner,
+            name: machine.name.clone(),
+            machine: machine.clone(),
+            disks: disks.clone(),
+        };
+        target.prepare(owner, &disks).await?;
+        target.create(&request).await?;
+        let made = DomainXml::read(&libvirt.virsh(["dumpxml", &machine.uuid])?)?;
+        ensure!(made.name == machine.name && made.uuid == machine.uuid, "{made:?}");
+        ensure!(made.firmware == LoaderFirmware::Bios && made.machine.starts_with("pc-i440fx"), "{made:?}");
+        ensure!(made.topology == Some((2, 2, 1)) && made.memory == machine.memory.0, "{made:?}");
+        ensure!(made.nics[0].mac == machine.nics[0].mac, "{made:?}");
+        ensure!(made.disks.len() == 2 && made.disks[0].boot_order == Some(1), "{made:?}");
+        ensure!(format!("{:?}", made.disks[0].source).contains("first.raw"), "{made:?}");
+        ensure!(libvirt.virsh(["dominfo", &machine.uuid])?.contains("Persistent:     yes"), "not persistent");
+        // Another handle on the same target, as after a restart, knows it too. A later request may have
+        // the machine that another conversion made.
+        let again = LibvirtTarget::new(&settings)?;
+        let cpu = CpuTopology { sockets: 1, cores: 1, threads: 2 };
+        let other = CreateMachine { machine: Machine { cpu, ..machine.clone() }, ..request.clone() };
+        again.create(&other).await?;
+        let made = DomainXml::read(&libvirt.virsh(["dumpxml", &machine.uuid])?)?;
+        ensure!(made.topology == Some((1, 1, 2)) && made.uuid == machine.uuid, "{made:?}");
+        let all = libvirt.virsh(["list", "--all", "--uuid"])?;
+        ensure!(all.trim() == machine.uuid, "there are: {all}");
+        ensure!(again.look(owner).await? == MachineState::Stopped, "it is not there");
+        again.discard_machine(owner).await?;
+        again.discard_disks(owner, &disks).await?;
+        Ok(())
     });
 }
 
 #[test]
 fn a_network_that_is_not_there_is_refused() {
-    run(|dir| {
-        let libvirt = Libvirtd::start(dir)?;
-        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
-        asynchronous(async {
-            let owner = MigrationId::generate();
-            let mut machine = machine("moved", []);
-            machine.nics.push(Nic { network: "prod-17".to_owned(), ..machine.nics[0].clone() });
-            target.prepare(owner, &[]).await?;
-            let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
-            let error = target.create(&request).await.err().context("it was created")?;
-            ensure!(error.kind == Kind::Refused && error.to_string().contains("prod-17"), "{error}");
-            ensure!(domains(&libvirt)?.is_empty(), "a domain was made");
-            Ok(())
-        })
+    with_target(async |Fixture { libvirt, target, .. }| {
+        let owner = MigrationId::generate();
+        let mut machine = machine("moved", []);
+        machine.nics.push(Nic { network: "prod-17".to_owned(), ..machine.nics[0].clone() });
+        target.prepare(owner, &[]).await?;
+        let request = CreateMachine { owner, name: "moved".to_owned(), machine, disks: Vec::new() };
+        let error = target.create(&request).await.err().context("it was created")?;
+        ensure!(error.kind == Kind::Refused && error.to_string().contains("prod-17"), "{error}");
+        ensure!(domains(&libvirt)?.is_empty(), "a domain was made");
+        Ok(())
     });
 }
 
@@ -286,193 +275,168 @@ async fn objections(target: &LibvirtTarget, incoming: &Incoming) -> Result<(Vec<
 
 #[test]
 fn what_is_in_the_way_of_a_machine_is_told_and_nothing_is_made() {
-    run(|dir| {
-        let libvirt = Libvirtd::start(dir)?;
-        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
+    with_target(async |Fixture { dir, libvirt, target, .. }| {
         foreign(&libvirt, dir, "there")?;
         let there = DomainXml::read(&libvirt.virsh(["dumpxml", "there"])?)?;
-        asynchronous(async {
-            let size = Length(1 << 20);
-            let disk = |place: Option<String>| DiskSpec { key: DiskKey("vda".to_owned()), size, place };
-            let good = Incoming {
-                owner: None,
-                name: "free".to_owned(),
-                machine: machine("free", [("vda", size)]),
-                disks: vec![disk(None)],
-            };
-            let (rules, told) = objections(&target, &good).await?;
-            ensure!(rules.is_empty(), "{told}");
+        let size = Length(1 << 20);
+        let disk = |place: Option<String>| DiskSpec { key: DiskKey("vda".to_owned()), size, place };
+        let good = Incoming {
+            owner: None,
+            name: "free".to_owned(),
+            machine: machine("free", [("vda", size)]),
+            disks: vec![disk(None)],
+        };
+        let (rules, told) = objections(&target, &good).await?;
+        ensure!(rules.is_empty(), "{told}");
 
-            let mut taken = Incoming { name: "there".to_owned(), ..good.clone() };
-            let (rules, told) = objections(&target, &taken).await?;
-            ensure!(rules == [Rule::NameTaken], "{told}");
-            for nic in &there.nics {
-                taken.machine.nics.push(Nic { mac: nic.mac.to_uppercase(), ..good.machine.nics[0].clone() });
-            }
-            let (rules, told) = objections(&target, &taken).await?;
-            ensure!(
-                rules.len() == 1 + there.nics.len()
-                    && rules.iter().skip(1).all(|rule| *rule == Rule::MacTaken),
-                "{told}"
-            );
+        let mut taken = Incoming { name: "there".to_owned(), ..good.clone() };
+        let (rules, told) = objections(&target, &taken).await?;
+        ensure!(rules == [Rule::NameTaken], "{told}");
+        for nic in &there.nics {
+            taken.machine.nics.push(Nic { mac: nic.mac.to_uppercase(), ..good.machine.nics[0].clone() });
+        }
+        let (rules, told) = objections(&target, &taken).await?;
+        ensure!(
+            rules.len() == 1 + there.nics.len() && rules.iter().skip(1).all(|rule| *rule == Rule::MacTaken),
+            "{told}"
+        );
 
+        let mut odd = good.clone();
+        odd.machine.nics[0].network = "prod-17".to_owned();
+        let (rules, told) = objections(&target, &odd).await?;
+        ensure!(rules == [Rule::NetworkUnknown] && told.contains("prod-17"), "{told}");
+        for (architecture, machine_type, firmware) in [
+            ("vax", "q35", Firmware::Bios),
+            ("x86_64", "bigbox", Firmware::Bios),
+            ("x86_64", "pc", Firmware::UefiSecure),
+        ] {
             let mut odd = good.clone();
-            odd.machine.nics[0].network = "prod-17".to_owned();
+            odd.machine.architecture = architecture.to_owned();
+            odd.machine.machine_type = machine_type.to_owned();
+            odd.machine.firmware = firmware;
             let (rules, told) = objections(&target, &odd).await?;
-            ensure!(rules == [Rule::NetworkUnknown] && told.contains("prod-17"), "{told}");
-            for (architecture, machine_type, firmware) in [
-                ("vax", "q35", Firmware::Bios),
-                ("x86_64", "bigbox", Firmware::Bios),
-                ("x86_64", "pc", Firmware::UefiSecure),
-            ] {
-                let mut odd = good.clone();
-                odd.machine.architecture = architecture.to_owned();
-                odd.machine.machine_type = machine_type.to_owned();
-                odd.machine.firmware = firmware;
-                let (rules, told) = objections(&target, &odd).await?;
-                ensure!(rules == [Rule::HardwareUnmapped], "{architecture} {machine_type}: {told}");
-            }
+            ensure!(rules == [Rule::HardwareUnmapped], "{architecture} {machine_type}: {told}");
+        }
 
-            let mut huge = good.clone();
-            huge.disks[0].size = Length(1 << 50);
-            let (rules, told) = objections(&target, &huge).await?;
-            ensure!(rules == [Rule::Capacity] && told.contains("1.00 PiB"), "{told}");
-            let small = dir.join("small");
-            std::fs::File::create(&small)?.set_len(size.0 - 512)?;
-            for place in [small, dir.join("none")] {
-                let odd = Incoming { disks: vec![disk(Some(place.display().to_string()))], ..good.clone() };
-                let (rules, told) = objections(&target, &odd).await?;
-                ensure!(rules == [Rule::LocationUnusable], "{told}");
-            }
-            ensure!(domains(&libvirt)? == ["there"], "a domain was made");
-            ensure!(std::fs::read_dir(dir.join("disks"))?.next().is_none(), "something was made");
+        let mut huge = good.clone();
+        huge.disks[0].size = Length(1 << 50);
+        let (rules, told) = objections(&target, &huge).await?;
+        ensure!(rules == [Rule::Capacity] && told.contains("1.00 PiB"), "{told}");
+        let small = dir.join("small");
+        std::fs::File::create(&small)?.set_len(size.0 - 512)?;
+        for place in [small, dir.join("none")] {
+            let odd = Incoming { disks: vec![disk(Some(place.display().to_string()))], ..good.clone() };
+            let (rules, told) = objections(&target, &odd).await?;
+            ensure!(rules == [Rule::LocationUnusable], "{told}");
+        }
+        ensure!(domains(&libvirt)? == ["there"], "a domain was made");
+        ensure!(std::fs::read_dir(dir.join("disks"))?.next().is_none(), "something was made");
 
-            // A migration's own domain and disks are no conflict.
-            let owner = MigrationId::generate();
-            target.prepare(owner, &good.disks).await?;
-            let (name, machine, disks) = (good.name.clone(), good.machine.clone(), good.disks.clone());
-            target.create(&CreateMachine { owner, name, machine, disks }).await?;
-            let (rules, told) = objections(&target, &good).await?;
-            ensure!(rules.contains(&Rule::NameTaken), "{told}");
-            let (rules, told) = objections(&target, &Incoming { owner: Some(owner), ..good }).await?;
-            ensure!(rules.is_empty(), "{told}");
-            Ok(())
-        })
+        // A migration's own domain and disks are no conflict.
+        let owner = MigrationId::generate();
+        target.prepare(owner, &good.disks).await?;
+        let (name, machine, disks) = (good.name.clone(), good.machine.clone(), good.disks.clone());
+        target.create(&CreateMachine { owner, name, machine, disks }).await?;
+        let (rules, told) = objections(&target, &good).await?;
+        ensure!(rules.contains(&Rule::NameTaken), "{told}");
+        let (rules, told) = objections(&target, &Incoming { owner: Some(owner), ..good }).await?;
+        ensure!(rules.is_empty(), "{told}");
+        Ok(())
     });
 }
 
 #[test]
 fn what_becomes_of_the_machine_is_told() {
-    run(|dir| {
-        let mut libvirt = Libvirtd::start(dir)?;
-        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
-        asynchronous(async {
-            let owner = created(&target, []).await?.0.owner;
-            target.start(owner).await?;
-            ensure!(target.look(owner).await? == MachineState::Running, "it does not run");
-            libvirt.virsh(["suspend", "moved"])?;
-            let paused = target.look(owner).await?;
-            ensure!(matches!(&paused, MachineState::Failed(why) if why.contains("paused")), "{paused:?}");
-            libvirt.virsh(["destroy", "moved"])?;
-            let off = target.look(owner).await?;
-            ensure!(matches!(&off, MachineState::Failed(why) if why.contains("shut off")), "{off:?}");
-            libvirt.kill()?;
-            fails_with(Kind::Unreachable, "no libvirtd", target.look(owner).await)?;
-            fails_with(Kind::Unreachable, "no libvirtd", target.start(owner).await)?;
-            fails_with(Kind::Unreachable, "no libvirtd", target.discard_machine(owner).await)?;
-            libvirt.resume()?;
-            target.start(owner).await?;
-            target.discard_machine(owner).await?;
-            ensure!(target.look(owner).await? == MachineState::Absent, "it is still there");
-            Ok(())
-        })
+    with_target(async |Fixture { mut libvirt, target, .. }| {
+        let owner = created(&target, []).await?.0.owner;
+        target.start(owner).await?;
+        ensure!(target.look(owner).await? == MachineState::Running, "it does not run");
+        libvirt.virsh(["suspend", "moved"])?;
+        let paused = target.look(owner).await?;
+        ensure!(matches!(&paused, MachineState::Failed(why) if why.contains("paused")), "{paused:?}");
+        libvirt.virsh(["destroy", "moved"])?;
+        let off = target.look(owner).await?;
+        ensure!(matches!(&off, MachineState::Failed(why) if why.contains("shut off")), "{off:?}");
+        libvirt.kill()?;
+        fails_with(Kind::Unreachable, "no libvirtd", target.look(owner).await)?;
+        fails_with(Kind::Unreachable, "no libvirtd", target.start(owner).await)?;
+        fails_with(Kind::Unreachable, "no libvirtd", target.discard_machine(owner).await)?;
+        libvirt.resume()?;
+        target.start(owner).await?;
+        target.discard_machine(owner).await?;
+        ensure!(target.look(owner).await? == MachineState::Absent, "it is still there");
+        Ok(())
     });
 }
 
 #[test]
 fn a_machine_that_libvirt_moved_to_another_host_is_not_taken_for_off() {
-    run(|dir| {
-        let libvirt = Libvirtd::start(dir)?;
+    with_target(async |Fixture { dir, libvirt, target, .. }| {
         let other = Libvirtd::start_at(dir.join("other"))?;
-        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
-        asynchronous(async {
-            let (request, _) = created(&target, []).await?;
-            let owner = request.owner;
-            target.start(owner).await?;
-            libvirt.migrate("moved", &other)?;
-            ensure!(libvirt.virsh(["domstate", "--reason", "moved"])? == "shut off (migrated)");
-            let state = target.look(owner).await?;
-            ensure!(
-                matches!(&state, MachineState::Failed(why) if why.contains("it runs there")
-                    && !why.contains("rollback")),
-                "{state:?}"
-            );
-            fails_with(Kind::Refused, "removing it", target.discard_machine(owner).await)?;
-            fails_with(Kind::Refused, "starting it", target.start(owner).await)?;
-            fails_with(Kind::Refused, "creating it", target.create(&request).await)?;
-            ensure!(domains(&libvirt)? == ["moved"], "its definition is gone");
-            ensure!(other.virsh(["domstate", "moved"])? == "running", "it does not run there");
-            // After it was migrated back, it works as before.
-            other.migrate("moved", &libvirt)?;
-            ensure!(target.look(owner).await? == MachineState::Running, "it does not run");
-            target.discard_machine(owner).await?;
-            ensure!(target.look(owner).await? == MachineState::Absent, "it is still there");
-            Ok(())
-        })
+        let (request, _) = created(&target, []).await?;
+        let owner = request.owner;
+        target.start(owner).await?;
+        libvirt.migrate("moved", &other)?;
+        ensure!(libvirt.virsh(["domstate", "--reason", "moved"])? == "shut off (migrated)");
+        let state = target.look(owner).await?;
+        ensure!(
+            matches!(&state, MachineState::Failed(why) if why.contains("it runs there")
+                && !why.contains("rollback")),
+            "{state:?}"
+        );
+        fails_with(Kind::Refused, "removing it", target.discard_machine(owner).await)?;
+        fails_with(Kind::Refused, "starting it", target.start(owner).await)?;
+        fails_with(Kind::Refused, "creating it", target.create(&request).await)?;
+        ensure!(domains(&libvirt)? == ["moved"], "its definition is gone");
+        ensure!(other.virsh(["domstate", "moved"])? == "running", "it does not run there");
+        // After it was migrated back, it works as before.
+        other.migrate("moved", &libvirt)?;
+        ensure!(target.look(owner).await? == MachineState::Running, "it does not run");
+        target.discard_machine(owner).await?;
+        ensure!(target.look(owner).await? == MachineState::Absent, "it is still there");
+        Ok(())
     });
 }
 
 #[test]
 fn a_domain_that_has_the_disks_without_the_mark_is_never_absent() {
-    run(|dir| {
-        let libvirt = Libvirtd::start(dir)?;
-        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
-        asynchronous(async {
-            let (request, _) = created(&target, ["vda"]).await?;
-            let owner = request.owner;
-            // Like a tool that defines domains from its own templates.
-            let text = libvirt.virsh(["dumpxml", "moved"])?;
-            let (before, rest) = text.split_once("<metadata>").context("no metadata")?;
-            let (_, after) = rest.split_once("</metadata>").context("no metadata")?;
-            let define = |text: &str| -> Result<()> {
-                std::fs::write(dir.join("moved.xml"), text)?;
-                libvirt.virsh(["define", &dir.join("moved.xml").to_string_lossy()]).map(drop)
-            };
-            define(&[before, after].concat())?;
-            libvirt.virsh(["start", "moved"])?;
-            let error = target.look(owner).await.err().context("it is taken for absent")?;
-            ensure!(error.kind == Kind::Conflict && error.to_string().contains("moved"), "{error}");
-            fails_with(Kind::Conflict, "removing it", target.discard_machine(owner).await)?;
-            fails_with(Kind::Conflict, "creating another", target.create(&request).await)?;
-            fails_with(
-                Kind::Conflict,
-                "removing its disks",
-                target.discard_disks(owner, &request.disks).await,
-            )?;
-            ensure!(libvirt.virsh(["domstate", "moved"])? == "running", "it was stopped");
-            ensure!(target.look(MigrationId::generate()).await? == MachineState::Absent, "nobody else's");
-            // With its mark restored, it belongs to the migration again.
-            libvirt.virsh(["destroy", "moved"])?;
-            define(&text)?;
-            target.discard_machine(owner).await?;
-            target.discard_disks(owner, &request.disks).await?;
-            Ok(())
-        })
+    with_target(async |Fixture { dir, libvirt, target, .. }| {
+        let (request, _) = created(&target, ["vda"]).await?;
+        let owner = request.owner;
+        // Like a tool that defines domains from its own templates.
+        let text = libvirt.virsh(["dumpxml", "moved"])?;
+        let (before, rest) = text.split_once("<metadata>").context("no metadata")?;
+        let (_, after) = rest.split_once("</metadata>").context("no metadata")?;
+        let define = |text: &str| -> Result<()> {
+            std::fs::write(dir.join("moved.xml"), text)?;
+            libvirt.virsh(["define", &dir.join("moved.xml").to_string_lossy()]).map(drop)
+        };
+        define(&[before, after].concat())?;
+        libvirt.virsh(["start", "moved"])?;
+        let error = target.look(owner).await.err().context("it is taken for absent")?;
+        ensure!(error.kind == Kind::Conflict && error.to_string().contains("moved"), "{error}");
+        fails_with(Kind::Conflict, "removing it", target.discard_machine(owner).await)?;
+        fails_with(Kind::Conflict, "creating another", target.create(&request).await)?;
+        fails_with(Kind::Conflict, "removing its disks", target.discard_disks(owner, &request.disks).await)?;
+        ensure!(libvirt.virsh(["domstate", "moved"])? == "running", "it was stopped");
+        ensure!(target.look(MigrationId::generate()).await? == MachineState::Absent, "nobody else's");
+        // With its mark restored, it belongs to the migration again.
+        libvirt.virsh(["destroy", "moved"])?;
+        define(&text)?;
+        target.discard_machine(owner).await?;
+        target.discard_disks(owner, &request.disks).await?;
+        Ok(())
     });
 }
 
 #[test]
 fn a_machine_that_cannot_start_surely_does_not_run() {
-    run(|dir| {
-        let libvirt = Libvirtd::start(dir)?;
-        let target = LibvirtTarget::new(&settings(dir, &libvirt)?)?;
-        asynchronous(async {
-            let (request, prepared) = created(&target, ["vda"]).await?;
-            std::fs::remove_file(&prepared[0].location)?;
-            fails_with(Kind::Refused, "a disk is gone", target.start(request.owner).await)?;
-            ensure!(libvirt.virsh(["domstate", "moved"])? == "shut off", "it runs");
-            Ok(())
-        })
+    with_target(async |Fixture { libvirt, target, .. }| {
+        let (request, prepared) = created(&target, ["vda"]).await?;
+        std::fs::remove_file(&prepared[0].location)?;
+        fails_with(Kind::Refused, "a disk is gone", target.start(request.owner).await)?;
+        ensure!(libvirt.virsh(["domstate", "moved"])? == "shut off", "it runs");
+        Ok(())
     });
 }
 
