@@ -154,6 +154,37 @@ fn every_package_of_the_product_is_in_the_table() {
     }
 }
 
+/// Cargo builds no test harness of a program with `test = false`: a test in it would never run.
+#[test]
+fn programs_without_a_test_harness_have_no_tests() {
+    for (manifest, program) in programs_without_harness() {
+        let path = match program.get("path") {
+            Some(path) => path.as_str().unwrap().to_owned(),
+            None => format!("src/bin/{}.rs", program["name"].as_str().unwrap()),
+        };
+        let text = fs::read_to_string(manifest.with_file_name(&path)).unwrap();
+        assert!(!text.contains("#[test]"), "{path} has tests, and {} builds none", manifest.display());
+    }
+}
+
+/// The programs with `test = false` in any manifest of the workspace.
+fn programs_without_harness() -> Vec<(PathBuf, toml::Table)> {
+    let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let workspace: toml::Table = toml::from_str(&workspace).unwrap();
+    let mut found = Vec::new();
+    for member in workspace["workspace"]["members"].as_array().unwrap() {
+        let manifest = root().join(member.as_str().unwrap()).join("Cargo.toml");
+        let table: toml::Table = toml::from_str(&fs::read_to_string(&manifest).unwrap()).unwrap();
+        let programs = table.get("bin").and_then(toml::Value::as_array).cloned().unwrap_or_default();
+        for program in programs.into_iter().map(|program| program.as_table().unwrap().clone()) {
+            if program.get("test") == Some(&toml::Value::Boolean(false)) {
+                found.push((manifest.clone(), program));
+            }
+        }
+    }
+    found
+}
+
 #[test]
 fn unsafe_code_is_where_the_kernel_and_libvirt_are_called() {
     let may = ["daemon/disks", "daemon/endpoints/libvirt"];

@@ -96,7 +96,7 @@ fn way(point: &str) -> Way {
 }
 
 /// Points that no successful migration passes: never requested, or only after a failure. Those of a
-/// conversion have their own test, `end_to_end_conversion`: no migration here has one.
+/// conversion have their own test, `end_to_end::conversion`: no migration here has one.
 fn is_unreachable(point: &str) -> bool {
     matches!(point, "state.defined" | "state.failed") || point.starts_with("conversion.")
 }

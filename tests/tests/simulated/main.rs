@@ -22,6 +22,7 @@ mod metrics;
 mod plans;
 mod proof;
 mod quotas;
+mod report_signed;
 mod restored;
 mod rollback;
 mod schedule;

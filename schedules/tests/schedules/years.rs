@@ -1,12 +1,8 @@
 //! Over years and in many zones: a calendar's answers agree with its wall clocks.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
-mod common;
-
+use crate::common::{Random, ZONES, utc};
 use chrono::{DateTime, Datelike, NaiveDateTime, TimeDelta, Timelike, Utc};
 use chrono_tz::Tz;
-use common::{Random, ZONES, utc};
 use proptest::prelude::*;
 use warmd_schedules::{Schedule, calendar::Calendar, rules::PassHistory, zone};
 

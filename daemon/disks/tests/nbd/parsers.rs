@@ -1,11 +1,7 @@
 //! The parsers of servers' messages, over bytes in memory: random ones never do harm, right ones in any shape
 //! work.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod common;
-
-use common::script::{chunk, data, hole, option_reply, simple, status};
+use crate::common::script::{chunk, data, hole, option_reply, simple, status};
 use proptest::{collection::vec, prelude::*};
 use warmd_disks::nbd::fuzz::{self, CONTEXTS, COOKIES, LENGTH, OFFSET};
 
@@ -40,7 +36,7 @@ fn shaped_reply() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         cuts.dedup();
         let pieces: Vec<_> = cuts.windows(2).map(|w| (w[0], w[1])).collect();
         Just(pieces).prop_shuffle().prop_map(move |pieces| {
-            let (mut wire, mut content) = (Vec::new(), common::noise(salt, SIZE));
+            let (mut wire, mut content) = (Vec::new(), crate::common::noise(salt, SIZE));
             for (n, (from, to)) in pieces.iter().enumerate() {
                 let done = !last_is_none && n + 1 == pieces.len();
                 let at = OFFSET + *from as u64;

@@ -1,7 +1,6 @@
 //! The set algebra against a naive model, and the stored form of its chunks.
 //!
 //! proptest keeps failed cases in `proptest-regressions/`; it is committed.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 use std::collections::BTreeSet;
 

@@ -1,12 +1,8 @@
 //! The example files are complete plans, and do what they promise.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
-mod common;
-
 use std::{fs, path::Path};
 
-use common::utc;
+use crate::common::utc;
 use serde::{Deserialize, Serialize};
 use warmd_schedules::{Schedule, explain::explain, rules::PassHistory};
 

@@ -1,15 +1,11 @@
 //! The admission queue's promises, checked under random work.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
-mod common;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
 };
 
-use common::Random;
+use crate::common::Random;
 use warmd_schedules::{
     admission_queue::{AdmissionJob, AdmissionQueue, JobClass, PATIENCE, QuotaKind, QuotaScope},
     quota::Allowance,

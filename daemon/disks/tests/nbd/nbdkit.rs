@@ -1,11 +1,8 @@
 //! The client against nbdkit: filters that fail, delay and restrict, and a server that dies.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     buffer, dirty, extent, in_time, noise,
     server::{Server, tempdir},
     stale, wait_for, write_file,

@@ -1,13 +1,9 @@
 //! A VM's own schedule: its keys in place of its plan's, and its faults.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
-mod common;
-
 use std::time::Duration;
 
+use crate::common::utc;
 use chrono_tz::Tz;
-use common::utc;
 use warmd_schedules::{
     Schedule,
     quota::Allowance,

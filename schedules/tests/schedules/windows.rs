@@ -1,10 +1,6 @@
 //! The meaning of windows, above all on the days when clocks are put forward or back.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
-mod common;
-
-use common::utc;
+use crate::common::utc;
 use warmd_schedules::{
     Schedule,
     calendar::Calendar,

@@ -1,11 +1,7 @@
 //! Forecasts keep their promise: nine of ten measured values lie in their range.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
-mod common;
-
+use crate::common::{Random, utc};
 use chrono_tz::Tz;
-use common::{Random, utc};
 use warmd_schedules::forecast::{
     Ceiling, CutoverStep, Delta, Fit, MeasuredStep, Past, PredictedRange, Prior, blame, calibrate, fit,
     forecast, go_or_no_go, predict,

@@ -1,5 +1,4 @@
 //! Partial and resumed verifications, and the audit of change tracking.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 use std::sync::{
     Arc, Mutex,

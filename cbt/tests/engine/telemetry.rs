@@ -1,6 +1,5 @@
 //! A pass reports its work and its waits correctly. The clock is paused: only what a disk is set
 //! to take takes time.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 use std::{ops::Range, sync::Arc, time::Duration};
 

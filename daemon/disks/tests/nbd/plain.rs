@@ -1,8 +1,5 @@
 //! The client against the `nbd` crate's server: no NBD_OPT_GO, no structured replies, no block status, no
 //! zeroing.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::{
     io::{Cursor, Read, Seek, SeekFrom, Write},
@@ -10,7 +7,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use common::{buffer, extent, in_time, noise, server::tempdir, stale};
+use crate::common::{buffer, extent, in_time, noise, server::tempdir, stale};
 use nbd::{
     Export,
     server::{handshake, transmission},

@@ -1,13 +1,9 @@
 //! Random requests on a server that dies again and again, against a model in memory: in the end both hold the
 //! same.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     buffer, extent, noise, seed,
     server::{Server, tempdir},
     stale, write_file,
@@ -89,7 +85,7 @@ async fn a_server_that_dies_again_and_again_loses_nothing() {
             kill.send((Duration::from_micros(random.random_range(0..6000)), done)).await.unwrap();
         }
         let work = try_join_all(steps.iter().map(|step| act(&disk, step, &model)));
-        tokio::time::timeout(common::PATIENCE, work).await.expect("the requests hang").unwrap();
+        tokio::time::timeout(crate::common::PATIENCE, work).await.expect("the requests hang").unwrap();
         for step in &steps {
             match step {
                 Step::Write(at, bytes) => model[*at..at + bytes.len()].copy_from_slice(bytes),

@@ -1,12 +1,9 @@
 //! Memory that was lent to a socket: for any end of the connection, its server reads the bytes that were
 //! written, not the buffer's later content.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod common;
 
 use std::time::Duration;
 
-use common::{
+use crate::common::{
     in_time,
     script::{PLAIN, Script, shake, simple},
 };

@@ -1,7 +1,5 @@
 //! The signed report: it can be checked years later, and every change of it is detected.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
 use std::{fs, num::NonZero, path::Path, process::Command, sync::atomic::AtomicU64};
 
 use serde_json::{Value, json};

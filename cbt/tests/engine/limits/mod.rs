@@ -1,6 +1,5 @@
 //! Limits hold, at once and for all, and what they leave is shared fairly. All on a clock that is paused
 //! while any task can run.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by them")]
 
 mod world;
 

@@ -1,14 +1,10 @@
 //! When passes start: by interval, cron, and what is learned; and before cutovers.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
-
-mod common;
-
 use std::time::Duration;
 
+use crate::common::utc;
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use chrono_tz::Tz;
-use common::utc;
 use warmd_schedules::{
     Schedule,
     change_rate::{ExpectedChange, HourlyChangeRate},

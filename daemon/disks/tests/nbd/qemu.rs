@@ -1,9 +1,6 @@
 //! The client against qemu-nbd: qcow2 images, dirty bitmaps, several meta contexts at once.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
-mod common;
-
-use common::{
+use crate::common::{
     buffer, dirty, extent, in_time, noise, run,
     server::{Server, path_text, tempdir},
     stale,
@@ -139,7 +136,7 @@ async fn allocation_covers_the_disk_and_tells_zeroes() {
 async fn writes_zeroes_trims_and_flushes_reach_the_image() {
     let dir = tempdir();
     let mut content = noise(4, 16 << 20);
-    common::write_file(&dir.path().join("disk"), &content);
+    crate::common::write_file(&dir.path().join("disk"), &content);
     let server =
         Server::qemu(dir, &["-f", "raw", "--discard=unmap", "--shared=8", "-x", "out", "disk"]).await;
     let disk = NbdDisk::open(server.options("out").writable()).await.unwrap();
@@ -176,7 +173,7 @@ async fn writes_zeroes_trims_and_flushes_reach_the_image() {
 #[tokio::test]
 async fn a_server_for_few_clients_is_opened_with_fewer_connections() {
     let dir = tempdir();
-    common::write_file(&dir.path().join("disk"), &noise(6, 1 << 20));
+    crate::common::write_file(&dir.path().join("disk"), &noise(6, 1 << 20));
     // It announces multi-conn, then leaves the third connection waiting.
     let server = Server::qemu(dir, &["-f", "raw", "-r", "--shared=2", "disk"]).await;
     let disk = in_time(NbdDisk::open(server.options(""))).await.unwrap();
@@ -188,7 +185,7 @@ async fn a_server_for_few_clients_is_opened_with_fewer_connections() {
 #[tokio::test]
 async fn an_unknown_export_is_refused_with_the_servers_words() {
     let dir = tempdir();
-    common::write_file(&dir.path().join("disk"), &[0; 512]);
+    crate::common::write_file(&dir.path().join("disk"), &[0; 512]);
     let server = Server::qemu(dir, &["-f", "raw", "-x", "vda", "disk"]).await;
     let error = in_time(NbdDisk::open(server.options("vdb"))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Refused);

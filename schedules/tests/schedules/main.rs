@@ -1,0 +1,12 @@
+//! Time rules, by what a caller sees of them: each file tests one part.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
+
+mod arbiter;
+mod common;
+mod examples;
+mod forecast;
+mod rules;
+mod schedule_override;
+mod windows;
+mod years;
