@@ -21,7 +21,7 @@ use crate::wait::wait_until;
 use crate::warmctl::Warmctl;
 
 /// How long the daemon may take to answer after its start, and to end when asked.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 #[derive(Debug)]
 pub struct Daemon {

@@ -17,7 +17,7 @@ use crate::dir::TestDir;
 use crate::tool::{self, ToolOutput};
 use crate::wait::wait_until;
 
-const START: Duration = Duration::from_secs(30);
+const START: Duration = Duration::from_mins(2);
 
 #[derive(Debug)]
 pub struct Libvirtd {

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::openmetrics::{Family, parse};
 
 /// The timeout of every server operation.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// An answer.
 #[derive(Debug)]

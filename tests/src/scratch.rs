@@ -126,7 +126,7 @@ impl NbdServer {
         let tool = command.get_program().to_string_lossy().into_owned();
         let child = command.stdin(Stdio::null()).spawn().with_context(|| format!("cannot run {tool}"))?;
         let mut server = Self { child, socket };
-        wait_until(&format!("{tool} to listen"), Duration::from_secs(30), || {
+        wait_until(&format!("{tool} to listen"), Duration::from_mins(2), || {
             ensure!(server.child.try_wait()?.is_none(), "{tool} ended");
             Ok(server.socket.exists().then_some(()))
         })?;

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use warmd_tests::{Daemon, TestDir};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Receives messages until one has `line`.
 fn told(manager: &UnixDatagram, line: &str) -> Result<()> {

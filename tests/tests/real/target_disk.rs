@@ -203,7 +203,7 @@ impl Provisioner {
             .stderr(log)
             .spawn()?;
         let provisioner = Self { child, address };
-        wait_until("the provisioner to listen", Duration::from_secs(30), || {
+        wait_until("the provisioner to listen", Duration::from_mins(2), || {
             Ok(std::os::unix::net::UnixStream::connect(&socket).is_ok().then_some(()))
         })?;
         Ok(provisioner)

@@ -19,7 +19,7 @@ use warmd_tests::tool::{call, outcome};
 use warmd_tests::{Libvirtd, TestDir, run, wait_until};
 
 pub(crate) const MIB: u64 = 1 << 20;
-pub(crate) const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_mins(2);
 pub(crate) const UUID: &str = "11111111-2222-3333-4444-555555555555";
 
 /// The grain of QEMU's bitmaps.
