@@ -9,6 +9,7 @@ mod describe;
 mod error;
 mod finish;
 mod leftovers;
+mod reading;
 mod snapshot;
 mod turn;
 
