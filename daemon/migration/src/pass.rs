@@ -9,6 +9,7 @@
 //! production VM runs on a snapshot while nothing is copied. An incomplete pass is not repeated: the next
 //! pass drains what is still pending.
 
+mod snapshot_cost;
 mod trust;
 
 use std::{
@@ -18,6 +19,7 @@ use std::{
 
 use chrono::Utc;
 use futures::future::{join_all, try_join_all};
+use tokio::time::Instant;
 use warmd_cbt::{
     ledger::Ledger,
     mark::{ChangeMark, Changed},
@@ -38,7 +40,10 @@ use warmd_core::{
 use warmd_metrics::{PassAccount, PassName, PassOutcome};
 use warmd_store::{DiskRow, NewDiskPass};
 
-use self::trust::{distrust, open};
+use self::{
+    snapshot_cost::CostMeter,
+    trust::{distrust, open},
+};
 use super::{
     admission::Admission,
     audit::{self, Audited},
@@ -112,15 +117,18 @@ pub async fn run(
         disks: rows.iter().zip(&ledgers).map(|(row, ledger)| (row.key.clone(), ledger.anchor())).collect(),
         is_final: kind == PassKind::Final,
     };
-    let snapshot = context.source.snapshot(&request).await?;
+    let snapshot = context.planned_source().snapshot(&request).await?;
+    let cost = CostMeter::of(snapshot.as_ref());
     crash::point("snapshot.taken");
     if mutant("release-before-commit") {
         let new: Vec<_> = snapshot.disks().iter().map(|disk| disk.mark.clone()).collect();
         context.source.delete_marks(&context.vm, context.id, &new).await?;
     }
     let result = copy(context, kind, stop, then, snapshot.as_ref(), (rows, ledgers), account).await;
+    let removing = Instant::now();
     let released = if mutant("snapshot-kept") { Ok(()) } else { snapshot.release().await };
     crash::point("snapshot.released");
+    cost.keep(context, released.is_ok().then(|| removing.elapsed())).await;
     if let Err(error) = released {
         if kind == PassKind::Final && error.kind == SourceErrorKind::Refused {
             // The VM was started while its final state was read: the data is not final.
@@ -310,6 +318,7 @@ async fn record(
             ended: None,
             error: None,
             cpu: None,
+            snapshot: None,
             disks: disks.iter().map(|disk| disk.view.clone()).collect(),
         });
     });
@@ -457,6 +466,7 @@ fn finish_view(
             }
         }
         let disks = disks.iter().map(|disk| disk.view.clone()).collect();
-        live.pass = Some(PassView { number, kind, started, ended: Some(clock::now()), error, cpu, disks });
+        let ended = Some(clock::now());
+        live.pass = Some(PassView { number, kind, started, ended, error, cpu, snapshot: None, disks });
     });
 }

@@ -51,16 +51,23 @@ impl Store {
         self.read("reading what cutovers took", move |db| {
             let id = id.to_string();
             let phase = |name: &str| phases(db, "phase = ?1", &[&name]);
+            // Where the source reports it, this VM's own snapshots say more than other VMs' cutovers.
+            let own = seconds(
+                db,
+                "SELECT snapshot_made + snapshot_removed FROM passes WHERE migration = ?1
+                 AND snapshot_removed IS NOT NULL ORDER BY id DESC LIMIT 32",
+                &[&id],
+            )?;
             Ok(MeasuredCutovers {
                 shutdown: phase("stop-source")?,
-                snapshot: seconds(
+                snapshot: if own.is_empty() { seconds(
                     db,
                     "SELECT (p.ended - p.started) - (s.ended - s.started) FROM phases p JOIN passes s
                      ON s.migration = p.migration AND s.kind = 'final' AND s.started BETWEEN p.started AND p.ended
                      WHERE p.phase = 'final-delta' AND p.ended IS NOT NULL AND p.outcome NOT LIKE 'failed: %'
                      AND s.ended IS NOT NULL ORDER BY p.ended DESC LIMIT 32",
                     &[],
-                )?,
+                )? } else { own },
                 verify: phases(db, "phase = 'verify' AND migration = ?1", &[&id])?,
                 convert: phases(
                     db,

@@ -132,6 +132,11 @@ fn pass(out: &Out, pass: &Pass) -> Result<(), CliFailure> {
     if let Some(error) = &pass.error {
         out.text(&format!("ended with: {}", one_line(error)))?;
     }
+    if let Some(made) = labels::seconds(pass.snapshot_made.as_ref()) {
+        let removed = labels::seconds(pass.snapshot_removed.as_ref());
+        let removed = removed.map(|seconds| format!(", removed in {seconds:.1} s")).unwrap_or_default();
+        out.text(&format!("snapshot made in {made:.1} s (the VM was stunned for a part of that){removed}"))?;
+    }
     let rows = pass.disks.iter().map(|disk| {
         [
             disk.key.clone(),

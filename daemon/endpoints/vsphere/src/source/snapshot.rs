@@ -151,6 +151,10 @@ impl Snapshot for VsphereSnapshot {
         Ok(disk as Arc<dyn ReadDisk>)
     }
 
+    fn made_in(&self) -> Option<Duration> {
+        self.taken.made_in
+    }
+
     fn given_up(&self) -> Option<SourceError> {
         let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let why = readers.iter().find_map(Reader::gave_up)?;
