@@ -71,8 +71,8 @@ class Client:
                 return ref
         raise AssertionError(f"no machine is called {name}")
 
-    def list(self, paths, page=700):
-        """Properties of all machines."""
+    def machines_spec(self, paths):
+        """A view of all machines, and what a collector is asked for these properties of them."""
         collector = vmodl.query.PropertyCollector
         view = self.content.viewManager.CreateContainerView(
             self.content.rootFolder, [vim.VirtualMachine], True
@@ -89,6 +89,12 @@ class Client:
                 )
             ],
         )
+        return view, spec
+
+    def list(self, paths, page=700):
+        """Properties of all machines."""
+        collector = vmodl.query.PropertyCollector
+        view, spec = self.machines_spec(paths)
         answer = self.content.propertyCollector.RetrievePropertiesEx(
             [spec], collector.RetrieveOptions(maxObjects=page)
         )

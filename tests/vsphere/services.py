@@ -17,26 +17,8 @@ from client import connect, raises, vim, vmodl
 def updates(rig, client, vm, plain):
     collector = vmodl.query.PropertyCollector
     own = client.content.propertyCollector.CreatePropertyCollector()
-    view = client.content.viewManager.CreateContainerView(
-        client.content.rootFolder, [vim.VirtualMachine], True
-    )
-    own.CreateFilter(
-        collector.FilterSpec(
-            propSet=[
-                collector.PropertySpec(type=vim.VirtualMachine, pathSet=["name", "runtime.host", "snapshot"])
-            ],
-            objectSet=[
-                collector.ObjectSpec(
-                    obj=view,
-                    skip=True,
-                    selectSet=[
-                        collector.TraversalSpec(name="view", path="view", type=type(view), skip=False)
-                    ],
-                )
-            ],
-        ),
-        False,
-    )
+    view, spec = client.machines_spec(["name", "runtime.host", "snapshot"])
+    own.CreateFilter(spec, False)
 
     def options(seconds):
         return collector.WaitOptions(maxWaitSeconds=seconds, maxObjectUpdates=900)

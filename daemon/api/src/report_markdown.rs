@@ -15,7 +15,7 @@ use warmd_core::{
         hook::HookView,
         report::Report,
         verify::VerifyScope,
-        view::{DiskPassView, EventView, PassKind, PassView, VerifyResult},
+        view::{DiskPassView, EventView, PassKind, PassView, SnapshotCost, VerifyResult},
     },
     signed_report::SignedReport,
 };
@@ -208,11 +208,17 @@ fn kind_name(kind: PassKind) -> &'static str {
     }
 }
 
+fn snapshot(cost: &SnapshotCost) -> String {
+    let removed = cost.removed.map(|seconds| format!(", removed in {seconds:.1} s")).unwrap_or_default();
+    format!("snapshot made in {:.1} s{removed}", cost.made)
+}
+
 fn remark(pass: &PassView, disk: &DiskPassView) -> String {
     let unknown = disk.unknown.as_ref().map(|why| format!("compared whole: {why}"));
     let error = pass.error.as_ref().map(|error| format!("ended with: {error}"));
-    let both: Vec<_> = unknown.into_iter().chain(error).collect();
-    inline(&both.join("; "))
+    let snapshot = pass.snapshot.as_ref().map(snapshot);
+    let all: Vec<_> = unknown.into_iter().chain(error).chain(snapshot).collect();
+    inline(&all.join("; "))
 }
 
 fn took(started: DateTime<Utc>, ended: Option<DateTime<Utc>>) -> String {

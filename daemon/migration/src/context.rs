@@ -331,6 +331,18 @@ impl Context {
         }
     }
 
+    /// The source with the plan's policy for snapshots.
+    pub fn planned_source(&self) -> Arc<dyn Source> {
+        let policy = self.plan().snapshots;
+        let planned = if policy.is_default() { None } else { self.source.with_policy(policy) };
+        planned.unwrap_or_else(|| Arc::clone(&self.source))
+    }
+
+    /// The names of source and target.
+    pub(super) fn endpoint_names(&self) -> (&str, &str) {
+        (&self.endpoint_names.0, &self.endpoint_names.1)
+    }
+
     /// The target's name.
     pub fn target_endpoint(&self) -> &str {
         &self.endpoint_names.1

@@ -53,7 +53,7 @@ pub(super) async fn explained(
     let (quotas, waits) = match &subject {
         Some(Subject { handle, .. }) => {
             let admissions = &handle.context.admissions;
-            (manager.gate.quotas_over(&admissions.places), admissions.why())
+            (manager.gate.quotas_over(&admissions.places()), admissions.why())
         }
         None => (manager.gate.quotas_over(&Places::ends(&plan.source, &plan.target)), None),
     };

@@ -25,9 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Reads the VM at the start of a pass, and reports changes.
 pub(super) async fn look(context: &Context) {
+    let source = context.planned_source();
     let asked = async {
-        renew(context, context.source.describe(&context.vm.0).await?).await?;
-        differences(context, &context.source.objections(&context.vm).await?).await;
+        renew(context, source.describe(&context.vm.0).await?).await?;
+        differences(context, &source.objections(&context.vm).await?).await;
         Ok::<_, WorkError>(())
     };
     match tokio::time::timeout(PATIENCE, asked).await {
@@ -48,8 +49,9 @@ pub(super) async fn room_to_stop(context: &Context) -> Result<(), WorkError> {
 /// Checks once more what would be lost, before anything is stopped.
 pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
     room_to_stop(context).await?;
-    renew(context, context.source.describe(&context.vm.0).await?).await?;
-    let mut objections = context.source.objections(&context.vm).await?;
+    let source = context.planned_source();
+    renew(context, source.describe(&context.vm.0).await?).await?;
+    let mut objections = source.objections(&context.vm).await?;
     differences(context, &objections).await;
     let incoming = Incoming {
         owner: Some(context.id),

@@ -12,6 +12,7 @@
 mod live;
 mod observers;
 mod order;
+mod snapshot_cost;
 mod trust;
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
 };
 
 use futures::future::{join_all, try_join_all};
+use tokio::time::Instant;
 use warmd_cbt::{
     ledger::Ledger,
     mark::{ChangeMark, Changed},
@@ -44,7 +46,10 @@ use warmd_core::{
 use warmd_store::{DiskRow, NewDiskPass};
 use warmd_transfer::drain::{DrainEnd, OpenDisk, drain};
 
-use self::trust::{distrust, open};
+use self::{
+    snapshot_cost::CostMeter,
+    trust::{distrust, open},
+};
 use super::{
     admission::Admission,
     audit::{self, Audited},
@@ -129,11 +134,14 @@ pub async fn run(
         disks: rows.iter().zip(&ledgers).map(|(row, ledger)| (row.key.clone(), ledger.anchor())).collect(),
         is_final: kind == PassKind::Final,
     };
-    let snapshot = context.source.snapshot(&request).await?;
+    let snapshot = context.planned_source().snapshot(&request).await?;
+    let cost = CostMeter::of(snapshot.as_ref());
     crash::point("snapshot.taken");
     let result = copy(context, kind, stop, then, snapshot.as_ref(), (rows, ledgers), account).await;
+    let removing = Instant::now();
     let released = snapshot.release().await;
     crash::point("snapshot.released");
+    cost.keep(context, released.is_ok().then(|| removing.elapsed())).await;
     if let Err(error) = released {
         if kind == PassKind::Final && error.kind == SourceErrorKind::Refused {
             // The VM was started while its final state was read: the data is not final.
@@ -325,7 +333,8 @@ async fn record(
         views.push(view);
     }
     let number = begun.view.number;
-    let view = PassView { number, kind, started, ended: None, error: None, cpu: None, disks: views };
+    let view =
+        PassView { number, kind, started, ended: None, error: None, cpu: None, snapshot: None, disks: views };
     Ok((begun.id, view, disks))
 }
 

@@ -55,9 +55,15 @@ impl Store {
             let id = id.to_string();
             let phase = |step| phases(db, "phase = ?1", &[&phase_of(step)]);
             let ended_well = ended_well("p.");
-            Ok(MeasuredCutovers {
-                shutdown: phase(CutoverStep::Shutdown)?,
-                snapshot: seconds(
+            // Where the source reports it, this VM's own snapshots say more than other VMs' cutovers.
+            let own = seconds(
+                db,
+                "SELECT snapshot_made + snapshot_removed FROM passes WHERE migration = ?1
+                 AND snapshot_removed IS NOT NULL ORDER BY id DESC LIMIT 32",
+                &[&id],
+            )?;
+            let of_others = || {
+                seconds(
                     db,
                     &format!(
                         "SELECT (p.ended - p.started) - (s.ended - s.started) FROM phases p JOIN passes s
@@ -65,7 +71,11 @@ impl Store {
                          WHERE p.phase = ?1 AND {ended_well} AND s.ended IS NOT NULL ORDER BY p.ended DESC LIMIT 32"
                     ),
                     &[&phase_of(CutoverStep::Snapshot)],
-                )?,
+                )
+            };
+            Ok(MeasuredCutovers {
+                shutdown: phase(CutoverStep::Shutdown)?,
+                snapshot: if own.is_empty() { of_others()? } else { own },
                 verify: phases(
                     db,
                     "phase = ?1 AND migration = ?2",

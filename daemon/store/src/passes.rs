@@ -12,7 +12,7 @@ use warmd_core::model::{
     id::{DiskKey, MigrationId},
     outcome::PassFailure,
     report::PassSums,
-    view::{DiskPassView, PassKind, PassView},
+    view::{DiskPassView, PassKind, PassView, SnapshotCost},
 };
 
 use super::{
@@ -109,6 +109,31 @@ impl Store {
                 .prepare_cached("UPDATE passes SET ended = ?, error = ? WHERE id = ?")?
                 .execute(params![micros(ended), error, pass])?;
             if found == 0 { Err(StoreFault::Missing(format!("there is no pass {pass}"))) } else { Ok(()) }
+        })
+        .await
+    }
+
+    /// Notes what the snapshot of the migration's pass that began at `since` or later cost; nothing if there
+    /// is no such pass.
+    pub async fn note_snapshot(
+        &self,
+        id: MigrationId,
+        since: DateTime<Utc>,
+        cost: SnapshotCost,
+    ) -> Result<(), StoreError> {
+        self.write(format!("noting what a snapshot of migration {id} cost"), move |db| {
+            let micros_of = |seconds: f64| (seconds * 1e6) as i64;
+            db.prepare_cached(
+                "UPDATE passes SET snapshot_made = ?1, snapshot_removed = ?2 WHERE id =
+                 (SELECT max(id) FROM passes WHERE migration = ?3 AND started >= ?4)",
+            )?
+            .execute(params![
+                micros_of(cost.made),
+                cost.removed.map(micros_of),
+                id.to_string(),
+                micros(since)
+            ])?;
+            Ok(())
         })
         .await
     }
@@ -327,7 +352,7 @@ fn find(
     parameters: &[&dyn rusqlite::ToSql],
 ) -> Result<Vec<PassRow>, StoreFault> {
     let mut select = db.prepare_cached(&format!(
-        "SELECT id, number, kind, started, ended, error, cpu FROM passes WHERE {condition} ORDER BY number"
+        "SELECT id, number, kind, started, ended, error, cpu, snapshot_made, snapshot_removed FROM passes WHERE {condition} ORDER BY number"
     ))?;
     let mut rows = select.query(parameters)?;
     let mut passes = Vec::new();
@@ -344,11 +369,20 @@ fn find(
                 ended: row.get::<_, Option<i64>>("ended")?.map(|at| moment(TABLE, id, at)).transpose()?,
                 error: row.get::<_, Option<String>>("error")?.map(PassFailure::from),
                 cpu: row.get::<_, Option<i64>>("cpu")?.map(|nanos| nanos as f64 / 1e9),
+                snapshot: cost(row)?,
                 disks: disks.into_iter().map(|(_, _, view)| view).collect(),
             },
         });
     }
     Ok(passes)
+}
+
+fn cost(row: &Row) -> Result<Option<SnapshotCost>, StoreFault> {
+    let seconds = |column: &str| -> rusqlite::Result<Option<f64>> {
+        Ok(row.get::<_, Option<i64>>(column)?.map(|micros| micros as f64 / 1e6))
+    };
+    let removed = seconds("snapshot_removed")?;
+    Ok(seconds("snapshot_made")?.map(|made| SnapshotCost { made, removed }))
 }
 
 fn disks_of(db: &Connection, pass: i64) -> Result<Vec<(DiskId, i64, DiskPassView)>, StoreFault> {

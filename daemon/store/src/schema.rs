@@ -38,6 +38,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v23.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v24.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v25.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v26.sql")),
 ];
 
 /// The version after all steps.

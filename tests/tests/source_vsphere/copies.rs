@@ -2,9 +2,12 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
-use warmd_cbt::units::Extent;
+use warmd_cbt::units::{Extent, Length, Offset};
 use warmd_core::{
-    model::machine::PowerState,
+    model::{
+        machine::PowerState,
+        plan::snapshots::{Quiesce, SnapshotPolicy},
+    },
     sources::{HowStopped, Source, SourceErrorKind},
 };
 use warmd_tests::{VsphereRig, vsphere::NAME};
@@ -117,6 +120,60 @@ fn a_vm_without_tracking_is_read_whole_each_time() {
 }
 
 #[test]
+fn a_vm_that_is_off_is_copied_beside_snapshots_of_others() {
+    block_on(async |dir| {
+        let mut bench = Bench::start(dir, &[]).await?;
+        bench.source.shut_down(&bench.vm, GRACEFUL).await?;
+        bench.rig.order("snapshot", &json!({"machine": NAME, "name": "Backup"}))?;
+        assert_unknown(&bench.pass(false).await?, 2, "not been copied")?;
+        assert_unknown(&bench.pass(true).await?, 2, "")?;
+        ensure!(bench.rig.snapshots()? == 1, "the snapshot of others is gone, or ours stays");
+        ensure!(bench.rig.machine()?["tracking_wanted"] == false, "tracking was switched on with snapshots");
+        bench.rig.order("power", &json!({"machine": NAME, "do": "on"}))?;
+        assert_error(bench.snapshot().await, SourceErrorKind::Blocked, "Backup")
+    });
+}
+
+#[test]
+fn tracking_from_before_snapshots_of_others_is_not_believed() {
+    block_on(async |dir| {
+        let mut bench = Bench::start(dir, &[]).await?;
+        bench.rig.order("tracking", &json!({"machine": NAME, "do": "set", "on": true}))?;
+        bench.source.shut_down(&bench.vm, GRACEFUL).await?;
+        let other = bench.rig.order("snapshot", &json!({"machine": NAME, "name": "Backup"}))?;
+        bench.pass(false).await?;
+        bench.rig.order("remove", &json!({"machine": NAME, "snapshot": other["snapshot"]}))?;
+        bench.rig.write(0, 2 * MIB, 1000, 101)?;
+        assert_unknown(&bench.pass(true).await?, 2, "not tracked at the last pass")?;
+        // From here on it is tracked.
+        bench.rig.write(0, 3 * MIB, 1000, 102)?;
+        ensure!(bench.pass(true).await?.is_empty());
+        // With snapshots again, a tracked pass is not followed by one that cannot be believed.
+        bench.rig.order("snapshot", &json!({"machine": NAME, "name": "Backup"}))?;
+        assert_error(bench.source.snapshot(&bench.request(true)).await, SourceErrorKind::Blocked, "Backup")
+    });
+}
+
+#[test]
+fn a_plan_decides_about_tracking_and_quiescing() {
+    block_on(async |dir| {
+        let mut bench = Bench::start(dir, &[]).await?;
+        let never = SnapshotPolicy { enable_change_tracking: Some(false), quiesce: None };
+        let careful = bench.source.with_policy(never).context("no policy")?;
+        careful.snapshot(&bench.request(false)).await?.release().await?;
+        ensure!(bench.rig.machine()?["tracking_wanted"] == false);
+        let quiesce = SnapshotPolicy { enable_change_tracking: None, quiesce: Some(Quiesce::Try) };
+        let quiescing = bench.source.with_policy(quiesce).context("no policy")?;
+        bench.rig.order("guest", &json!({"machine": NAME, "do": "no_tools", "on": true}))?;
+        // It cannot be quiesced: the snapshot is made without.
+        quiescing.snapshot(&bench.request(false)).await?.release().await?;
+        ensure!(bench.rig.machine()?["tracking_wanted"] == true);
+        bench.pass(false).await?;
+        bench.rig.assert_clean()
+    });
+}
+
+#[test]
 fn a_standalone_esxi_is_a_source_too() {
     block_on(async |dir| {
         let mut bench = Bench::copied(dir, &["-esxi"]).await?;
@@ -141,6 +198,34 @@ fn a_reader_that_is_killed_is_started_again_and_reads_on() {
             ensure!(bytes == bench.rig.contents(0)?, "it reads something else");
             ensure!(snapshot.given_up().is_none());
         }
+        drop(disk);
+        snapshot.release().await?;
+        bench.rig.assert_clean()
+    });
+}
+
+#[test]
+fn any_range_can_be_asked_what_is_allocated() {
+    block_on(async |dir| {
+        let bench = Bench::start(dir, &[]).await?;
+        for at in 0..8 {
+            bench.rig.write(0, at * 2 * MIB + 65_536, 131_072, 110 + at)?;
+        }
+        let snapshot = bench.snapshot().await?;
+        let disk = snapshot.open(&bench.disks[0].key).await?;
+        for length in [2 * MIB, MIB, 65_536, 3 * MIB] {
+            for at in (0..SIZES[0]).step_by(length as usize) {
+                let range = Extent::between(Offset(at), Offset((at + length).min(SIZES[0])));
+                let range = range.context("an empty range")?;
+                let known = disk.allocation(range).await.with_context(|| format!("{length} at {at}"))?;
+                let first = known.first().context("nothing is known")?.extent;
+                ensure!(first.start() == range.start() && first.within(Length(SIZES[0])), "{known:?}");
+            }
+        }
+        let mut bytes = vec![0xee; SIZES[0] as usize];
+        let whole: Vec<Extent> = Extent::whole(disk.size()).into_iter().collect();
+        read(&disk, &whole, &mut bytes).await?;
+        ensure!(bytes == bench.rig.contents(0)?, "it reads something else");
         drop(disk);
         snapshot.release().await?;
         bench.rig.assert_clean()

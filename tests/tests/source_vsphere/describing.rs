@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 use warmd_core::{
     model::{
         machine::{Firmware, PowerState},
+        plan::snapshots::{Quiesce, SnapshotPolicy},
         rule::Rule,
     },
     sources::{Source, SourceErrorKind},
@@ -14,7 +15,7 @@ use warmd_core::{
 use warmd_tests::vsphere::NAME;
 use warmd_vsphere::{Vsphere, client::Patience, source::VsphereSource};
 
-use super::bench::{Bench, SIZES, assert_error, block_on};
+use super::bench::{Bench, GRACEFUL, SIZES, assert_error, block_on};
 
 #[test]
 fn a_vm_is_listed_and_described() {
@@ -42,7 +43,13 @@ fn a_vm_is_listed_and_described() {
         ensure!(sizes == SIZES && machine.disks.iter().all(|disk| disk.untracked.is_none()), "{machine:?}");
         ensure!(bench.source.host(&machine).as_deref() == Some("DC0_C0_H0"));
         ensure!(bench.source.datastore(&machine.disks[0]).as_deref() == Some("LocalDS_0"));
-        ensure!(bench.source.objections(&bench.vm).await?.is_empty());
+        let told = bench.source.objections(&bench.vm).await?;
+        ensure!(told.len() == 1 && told[0].rule == Rule::TrackingSwitchedOn, "{told:?}");
+        let careful = SnapshotPolicy { enable_change_tracking: Some(false), quiesce: None };
+        let careful = bench.source.with_policy(careful).context("no policy")?;
+        ensure!(careful.objections(&bench.vm).await?.is_empty());
+        let untracked = careful.describe(NAME).await?.disks.iter().all(|disk| disk.untracked.is_some());
+        ensure!(untracked, "a plan that allows no tracking has tracked disks");
         let keys: Vec<_> = machine.disks.iter().map(|disk| disk.key.clone()).collect();
         bench.source.can_finish(&bench.vm, &keys).await?;
         assert_error(bench.source.describe("nothing").await, SourceErrorKind::NotFound, "nothing")
@@ -76,11 +83,11 @@ fn what_stands_in_the_way_is_named_by_its_rule() {
             Ok(())
         };
         let other = bench.rig.order("snapshot", &json!({"machine": NAME, "name": "Backup"}))?;
-        found(Rule::VmHasSnapshots, "Backup").await?;
+        found(Rule::ForeignSnapshots, "Backup").await?;
         ensure!(bench.source.vms().await?[0].snapshots == 1);
         bench.rig.order("remove", &json!({"machine": NAME, "snapshot": other["snapshot"]}))?;
         bench.rig.order("consolidation", &json!({"machine": NAME, "on": true}))?;
-        found(Rule::VmBusy, "onsolidat").await?;
+        found(Rule::ConsolidationNeeded, "onsolidat").await?;
         let finish = bench.source.can_finish(&bench.vm, &keys).await;
         assert_error(finish, SourceErrorKind::Blocked, "onsolidat")?;
         bench.rig.order("consolidation", &json!({"machine": NAME, "on": false}))?;
@@ -91,6 +98,12 @@ fn what_stands_in_the_way_is_named_by_its_rule() {
             assert_error(finish, SourceErrorKind::Refused, word)?;
             bench.rig.order("disk", &json!({"machine": NAME, "disk": 1, "do": "plain"}))?;
         }
+        bench.rig.order("guest", &json!({"machine": NAME, "do": "no_tools", "on": true}))?;
+        let quiescing = SnapshotPolicy { enable_change_tracking: None, quiesce: Some(Quiesce::Try) };
+        let quiescing = bench.source.with_policy(quiescing).context("no policy")?;
+        let told = quiescing.objections(&bench.vm).await?;
+        ensure!(told.iter().any(|it| it.rule == Rule::QuiesceUnavailable), "{told:?}");
+        bench.rig.order("guest", &json!({"machine": NAME, "do": "no_tools", "on": false}))?;
         for privilege in ["VirtualMachine.Interact.PowerOn", "VirtualMachine.State.CreateSnapshot"] {
             let deny = |on: bool| bench.rig.order("deny", &json!({"privilege": privilege, "on": on}));
             deny(true)?;
@@ -101,7 +114,8 @@ fn what_stands_in_the_way_is_named_by_its_rule() {
             deny(false)?;
         }
         bench.source.can_finish(&bench.vm, &keys).await?;
-        ensure!(bench.source.objections(&bench.vm).await?.is_empty());
+        let told = bench.source.objections(&bench.vm).await?;
+        ensure!(told.len() == 1 && told[0].rule == Rule::TrackingSwitchedOn, "{told:?}");
         bench.rig.order("unregister", &json!({"machine": NAME}))?;
         assert_error(bench.source.power(&bench.vm).await, SourceErrorKind::NotFound, &bench.vm.0)?;
         let finish = bench.source.can_finish(&bench.vm, &keys).await;
@@ -138,5 +152,27 @@ fn wrong_settings_are_refused_with_what_to_do() {
             Err(error) if error.kind == SourceErrorKind::Unreachable => Ok(()),
             other => anyhow::bail!("not unreachable: {other:?}"),
         }
+    });
+}
+
+#[test]
+fn snapshots_count_by_what_the_vm_does() {
+    block_on(async |dir| {
+        let bench = Bench::start(dir, &[]).await?;
+        let rules = async || -> Result<Vec<Rule>> {
+            let told = bench.source.objections(&bench.vm).await?;
+            Ok(told.into_iter().map(|it| it.rule).collect())
+        };
+        // warmd's own come and go with the passes, and keep no plan from being applied again.
+        let own = bench.snapshot().await?;
+        ensure!(rules().await?.is_empty());
+        own.release().await?;
+        let other = bench.rig.order("snapshot", &json!({"machine": NAME, "name": "Backup"}))?;
+        ensure!(rules().await? == [Rule::ForeignSnapshots]);
+        bench.source.shut_down(&bench.vm, GRACEFUL).await?;
+        ensure!(rules().await? == [Rule::VmHasSnapshots]);
+        bench.rig.order("remove", &json!({"machine": NAME, "snapshot": other["snapshot"]}))?;
+        ensure!(rules().await?.is_empty());
+        Ok(())
     });
 }

@@ -174,3 +174,38 @@ fn a_guest_that_cannot_be_asked_is_left_running_or_forced_off() {
 fn power(bench: &Bench) -> Result<Value> {
     Ok(bench.rig.machine()?["power"].clone())
 }
+
+#[test]
+fn a_vm_that_moves_while_it_is_read_is_read_on() {
+    block_on(async |dir| {
+        let mut bench = Bench::copied(dir, &[]).await?;
+        ensure!(bench.source.current_host(&bench.vm).await?.as_deref() == Some("DC0_C0_H0"));
+        bench.rig.write(0, 4 * MIB, 90_000, 81)?;
+        let snapshot = bench.snapshot().await?;
+        bench.rig.order("move", &json!({"machine": NAME, "host": "DC0_C0_H1"}))?;
+        bench.rig.order("rename", &json!({"machine": NAME, "name": "web-2"}))?;
+        ensure!(bench.source.current_host(&bench.vm).await?.as_deref() == Some("DC0_C0_H1"));
+        let (_, unknown) = bench.copy(&*snapshot).await?;
+        ensure!(unknown.is_empty(), "{unknown:?}");
+        snapshot.release().await?;
+        bench.assert_equal()?;
+        bench.rig.assert_clean()
+    });
+}
+
+#[test]
+fn a_disk_that_is_added_or_removed_is_told_and_leaves_nothing() {
+    block_on(async |dir| {
+        let mut bench = Bench::copied(dir, &[]).await?;
+        let path = dir.join("third.raw");
+        File::create(&path)?.set_len(SIZES[0])?;
+        bench.rig.order("disk", &json!({"machine": NAME, "do": "add", "spec": {"file": path}}))?;
+        // The disks that are copied go on; the new one is described.
+        bench.rig.write(0, 5 * MIB, 70_000, 91)?;
+        ensure!(bench.pass(false).await?.is_empty());
+        ensure!(bench.source.describe(NAME).await?.disks.len() == 3);
+        bench.rig.order("disk", &json!({"machine": NAME, "disk": 1, "do": "remove"}))?;
+        assert_error(bench.snapshot().await, SourceErrorKind::NotFound, &bench.disks[1].key.0)?;
+        bench.rig.assert_clean()
+    });
+}

@@ -10,20 +10,20 @@ use warmd_tests::{
 
 use super::bench::MIB;
 
-const WORK: Duration = Duration::from_mins(3);
-const SIZES: [u64; 2] = [48 * MIB, 10 * MIB + (24 << 10)];
-const CUTOVER: &str = "graceful_shutdown = \"30s\"\nforce_power_off = false";
+pub(crate) const WORK: Duration = Duration::from_mins(3);
+pub(crate) const SIZES: [u64; 2] = [48 * MIB, 10 * MIB + (24 << 10)];
+pub(crate) const CUTOVER: &str = "graceful_shutdown = \"30s\"\nforce_power_off = false";
 
 /// A VM on a vCenter, a target of disks, and a daemon between the two.
-struct Move {
+pub(crate) struct Move {
     // Dropped in this order: the daemon before the vCenter that it talks to.
-    daemon: Daemon,
-    rig: VsphereRig,
-    plan: PathBuf,
+    pub(crate) daemon: Daemon,
+    pub(crate) rig: VsphereRig,
+    pub(crate) plan: PathBuf,
 }
 
 impl Move {
-    fn new(dir: &TestDir) -> Result<Self> {
+    pub(crate) fn new(dir: &TestDir) -> Result<Self> {
         let rig = VsphereRig::start(dir, &SIZES, &["-max-areas", "4"])?;
         let here = dir.path().display();
         let disks = dir.join("disks");
@@ -41,7 +41,7 @@ impl Move {
         Ok(this)
     }
 
-    fn write_plan(&self, cutover: &str) -> Result<()> {
+    pub(crate) fn write_plan(&self, cutover: &str) -> Result<()> {
         let text = format!(
             "name = \"move\"\nsource = \"{SOURCE}\"\ntarget = \"new\"\nvms = [\"{NAME}\"]\n\n[schedule]\n\
              interval = \"1h\"\n\n[cutover]\n{cutover}\n\n[verify]\nmode = \"compare\"\n"
@@ -49,30 +49,30 @@ impl Move {
         Ok(std::fs::write(&self.plan, text)?)
     }
 
-    fn ctl(&self) -> Warmctl {
+    pub(crate) fn ctl(&self) -> Warmctl {
         self.daemon.ctl()
     }
 
-    fn apply(&self) -> Result<()> {
+    pub(crate) fn apply(&self) -> Result<()> {
         self.ctl().text(&["plan", "apply", "-f", &self.plan.to_string_lossy()]).map(drop)
     }
 
-    fn verb(&self, verb: &str) -> Result<ToolOutput> {
+    pub(crate) fn verb(&self, verb: &str) -> Result<ToolOutput> {
         self.ctl().outcome(&["migration", verb, NAME], WORK)
     }
 
     /// The same; it must succeed.
-    fn must(&self, verb: &str) -> Result<()> {
+    pub(crate) fn must(&self, verb: &str) -> Result<()> {
         let out = self.verb(verb)?;
         ensure!(out.code == Some(0), "{verb} ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
         Ok(())
     }
 
-    fn show(&self) -> Result<Value> {
+    pub(crate) fn show(&self) -> Result<Value> {
         self.ctl().json(&["migration", "show", NAME])
     }
 
-    fn wait_for(&self, state: &str) -> Result<Value> {
+    pub(crate) fn wait_for(&self, state: &str) -> Result<Value> {
         wait_until(&format!("the migration to be {state}"), WORK, || {
             let view = self.show()?;
             ensure!(view["state"] != "failed" || state == "failed", "it failed: {}", view["reason"]);
@@ -80,13 +80,13 @@ impl Move {
         })
     }
 
-    fn report(&self) -> Result<Value> {
+    pub(crate) fn report(&self) -> Result<Value> {
         let text = self.ctl().text(&["migration", "report", NAME, "--format", "json"])?;
         Ok(serde_json::from_str(&text)?)
     }
 
     /// The target's disks hold what the source's do.
-    fn assert_equal(&self) -> Result<()> {
+    pub(crate) fn assert_equal(&self) -> Result<()> {
         let view = self.show()?;
         let disks = view["disks"].as_array().context("no disks")?;
         ensure!(disks.len() == SIZES.len(), "{} disks", disks.len());
@@ -97,7 +97,7 @@ impl Move {
         Ok(())
     }
 
-    fn power(&self) -> Result<String> {
+    pub(crate) fn power(&self) -> Result<String> {
         let machine = self.rig.machine()?;
         Ok(machine["power"].as_str().context("no power")?.to_owned())
     }
@@ -170,8 +170,8 @@ fn a_daemon_that_is_killed_with_a_snapshot_open_goes_on() {
             this.rig.write(0, 3 * MIB, 2 << 20, u64::from(point.as_bytes()[0]) + point.len() as u64)?;
             this.daemon.start_to_crash(point)?;
             if this.daemon.wait_for_socket_or_end()? {
-                // It may die before it answers.
-                this.verb("sync").ok();
+                // It may die before it answers, and warmctl would wait for its return.
+                this.ctl().outcome(&["migration", "sync", NAME], Duration::from_secs(5)).ok();
             }
             this.daemon.wait_for_crash(WORK).context(point)?;
             this.daemon.start()?;

@@ -52,15 +52,15 @@ type handler func(*front, *order) (interface{}, error)
 var handlers = map[string]handler{
 	"write":         doWrite,
 	"disk":          doDisk,
-	"tracking":      doTracking,
-	"power":         doPower,
-	"guest":         doGuest,
-	"snapshot":      doSnapshot,
-	"remove":        doRemove,
-	"consolidation": doConsolidation,
-	"rename":        doRename,
-	"move":          doMove,
-	"unregister":    doUnregister,
+	"tracking":      onMachine(doTracking),
+	"power":         onMachine(doPower),
+	"guest":         onMachine(doGuest),
+	"snapshot":      onMachine(doSnapshot),
+	"remove":        onMachine(doRemove),
+	"consolidation": onMachine(doConsolidation),
+	"rename":        onMachine(doRename),
+	"move":          onMachine(doMove),
+	"unregister":    onMachine(doUnregister),
 	"reboot":        doReboot,
 	"cluster":       doCluster,
 	"deny":          doDeny,
@@ -70,6 +70,17 @@ var handlers = map[string]handler{
 	"expire":        doExpire,
 	"restart":       doRestart,
 	"clock":         doClock,
+}
+
+// onMachine is the handler of an order about one machine.
+func onMachine(act func(*VM, *order) (interface{}, error)) handler {
+	return func(_ *front, o *order) (interface{}, error) {
+		v, err := machineNamed(o.Machine)
+		if err != nil {
+			return nil, err
+		}
+		return act(v, o)
+	}
 }
 
 func seconds(n float64) time.Duration { return time.Duration(n * float64(time.Second)) }

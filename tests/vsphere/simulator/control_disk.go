@@ -8,8 +8,6 @@ import (
 	"math/rand"
 	"os"
 
-	"github.com/google/uuid"
-
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -105,10 +103,10 @@ func (v *VM) alter(d *disk, o *order) error {
 	default:
 		return fmt.Errorf("do is %q: add, independent, shared, rdm, plain, grow, remove or replace", o.Do)
 	}
-	id := diskID(v.device(d.key))
+	id := *fieldsOf(v.device(d.key)).id
 	v.changeDisk(d.key, func(device *types.VirtualDisk) {
 		device.Backing = newBacking(d)
-		setDiskID(device, id)
+		*fieldsOf(device).id = id
 	})
 	return nil
 }
@@ -147,23 +145,4 @@ func (v *VM) swap(d *disk, spec diskSpec) error {
 		fresh.tracking.restart()
 	}
 	return nil
-}
-
-func diskID(device *types.VirtualDisk) string {
-	switch b := device.Backing.(type) {
-	case *types.VirtualDiskFlatVer2BackingInfo:
-		return b.Uuid
-	case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
-		return b.Uuid
-	}
-	return uuid.Nil.String()
-}
-
-func setDiskID(device *types.VirtualDisk, id string) {
-	switch b := device.Backing.(type) {
-	case *types.VirtualDiskFlatVer2BackingInfo:
-		b.Uuid = id
-	case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
-		b.Uuid = id
-	}
 }

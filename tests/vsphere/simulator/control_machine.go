@@ -9,11 +9,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-func doPower(_ *front, o *order) (interface{}, error) {
-	v, err := machineNamed(o.Machine)
-	if err != nil {
-		return nil, err
-	}
+func doPower(v *VM, o *order) (interface{}, error) {
 	if o.Do == "crash" {
 		v.crash()
 		return nil, nil
@@ -35,11 +31,7 @@ func doPower(_ *front, o *order) (interface{}, error) {
 	return nil, nil
 }
 
-func doGuest(_ *front, o *order) (interface{}, error) {
-	v, err := machineNamed(o.Machine)
-	if err != nil {
-		return nil, err
-	}
+func doGuest(v *VM, o *order) (interface{}, error) {
 	var problem error
 	v.locked(func() {
 		switch o.Do {
@@ -56,11 +48,7 @@ func doGuest(_ *front, o *order) (interface{}, error) {
 }
 
 // doSnapshot is another program's snapshot.
-func doSnapshot(_ *front, o *order) (interface{}, error) {
-	v, err := machineNamed(o.Machine)
-	if err != nil {
-		return nil, err
-	}
+func doSnapshot(v *VM, o *order) (interface{}, error) {
 	v.turn.Lock()
 	defer v.turn.Unlock()
 	name := o.Name
@@ -75,11 +63,7 @@ func doSnapshot(_ *front, o *order) (interface{}, error) {
 }
 
 // doRemove removes a snapshot behind everyone's back.
-func doRemove(_ *front, o *order) (interface{}, error) {
-	v, err := machineNamed(o.Machine)
-	if err != nil {
-		return nil, err
-	}
+func doRemove(v *VM, o *order) (interface{}, error) {
 	v.turn.Lock()
 	defer v.turn.Unlock()
 	ref := types.ManagedObjectReference{Type: "VirtualMachineSnapshot", Value: o.Snapshot}
@@ -89,11 +73,7 @@ func doRemove(_ *front, o *order) (interface{}, error) {
 	return nil, nil
 }
 
-func doConsolidation(_ *front, o *order) (interface{}, error) {
-	v, err := machineNamed(o.Machine)
-	if err != nil {
-		return nil, err
-	}
+func doConsolidation(v *VM, o *order) (interface{}, error) {
 	v.locked(func() {
 		v.Runtime.ConsolidationNeeded = types.NewBool(o.On)
 		touched(v.Self, "runtime.consolidationNeeded")
@@ -101,11 +81,7 @@ func doConsolidation(_ *front, o *order) (interface{}, error) {
 	return nil, nil
 }
 
-func doRename(_ *front, o *order) (interface{}, error) {
-	v, err := machineNamed(o.Machine)
-	if err != nil {
-		return nil, err
-	}
+func doRename(v *VM, o *order) (interface{}, error) {
 	if o.Name == "" {
 		return nil, fmt.Errorf("name is missing")
 	}
@@ -113,11 +89,7 @@ func doRename(_ *front, o *order) (interface{}, error) {
 	return nil, nil
 }
 
-func doMove(_ *front, o *order) (interface{}, error) {
-	v, err := machineNamed(o.Machine)
-	if err != nil {
-		return nil, err
-	}
+func doMove(v *VM, o *order) (interface{}, error) {
 	host, err := hostNamed(o.Host)
 	if err != nil {
 		return nil, err
@@ -130,11 +102,7 @@ func doMove(_ *front, o *order) (interface{}, error) {
 	return nil, nil
 }
 
-func doUnregister(_ *front, o *order) (interface{}, error) {
-	v, err := machineNamed(o.Machine)
-	if err != nil {
-		return nil, err
-	}
+func doUnregister(v *VM, _ *order) (interface{}, error) {
 	v.turn.Lock()
 	defer v.turn.Unlock()
 	if err := v.endGuest(); err != nil {
@@ -144,11 +112,7 @@ func doUnregister(_ *front, o *order) (interface{}, error) {
 	return nil, nil
 }
 
-func doTracking(_ *front, o *order) (interface{}, error) {
-	v, err := machineNamed(o.Machine)
-	if err != nil {
-		return nil, err
-	}
+func doTracking(v *VM, o *order) (interface{}, error) {
 	var problem error
 	v.locked(func() {
 		for _, d := range v.disks {

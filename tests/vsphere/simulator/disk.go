@@ -210,16 +210,22 @@ func (v *VM) changeDisk(key int32, change func(*types.VirtualDisk)) {
 	v.replaceDevice(key, &device)
 }
 
-// backingName is the file that a disk writes to now: a child's while snapshots exist.
-func backingName(device *types.VirtualDisk) string {
+// backingFields are those that every kind of backing has.
+type backingFields struct{ id, file, changeID *string }
+
+// fieldsOf gives the fields of a disk's backing, to read and to set.
+func fieldsOf(device *types.VirtualDisk) backingFields {
 	switch b := device.Backing.(type) {
 	case *types.VirtualDiskFlatVer2BackingInfo:
-		return b.FileName
+		return backingFields{&b.Uuid, &b.FileName, &b.ChangeId}
 	case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
-		return b.FileName
+		return backingFields{&b.Uuid, &b.FileName, &b.ChangeId}
 	}
-	return ""
+	panic(fmt.Sprintf("a disk's backing is a %T", device.Backing))
 }
+
+// backingName is the file that a disk writes to now: a child's while snapshots exist.
+func backingName(device *types.VirtualDisk) string { return *fieldsOf(device).file }
 
 // parentage says what a backing's parent becomes when the backing gets another file.
 type parentage int
@@ -235,7 +241,6 @@ func setBacking(device *types.VirtualDisk, file, changeID string, parent parenta
 	switch b := device.Backing.(type) {
 	case *types.VirtualDiskFlatVer2BackingInfo:
 		was := *b
-		b.FileName, b.ChangeId = file, changeID
 		if parent == child {
 			b.Parent = &was
 		} else if parent == base {
@@ -243,11 +248,12 @@ func setBacking(device *types.VirtualDisk, file, changeID string, parent parenta
 		}
 	case *types.VirtualDiskRawDiskMappingVer1BackingInfo:
 		was := *b
-		b.FileName, b.ChangeId = file, changeID
 		if parent == child {
 			b.Parent = &was
 		} else if parent == base {
 			b.Parent = nil
 		}
 	}
+	fields := fieldsOf(device)
+	*fields.file, *fields.changeID = file, changeID
 }

@@ -87,7 +87,7 @@ func (v *VM) state() machineState {
 		}
 		d := v.disks[vd.Key]
 		s.Disks = append(s.Disks, diskState{
-			Key: d.key, File: d.file, Name: d.name, UUID: diskID(vd), Size: vd.CapacityInBytes,
+			Key: d.key, File: d.file, Name: d.name, UUID: *fieldsOf(vd).id, Size: vd.CapacityInBytes,
 			Tracked: d.tracking.epoch != "",
 		})
 	}

@@ -14,6 +14,8 @@ pub(super) fn pass(pass: PassView) -> v1::Pass {
         error: pass.error.map(String::from),
         disks: pass.disks.into_iter().map(disk_pass).collect(),
         daemon_cpu: pass.cpu.and_then(seconds),
+        snapshot_made: pass.snapshot.and_then(|cost| seconds(cost.made)),
+        snapshot_removed: pass.snapshot.and_then(|cost| cost.removed).and_then(seconds),
     }
 }
 

@@ -106,6 +106,7 @@ mod tests {
             ended: None,
             error: None,
             cpu: None,
+            snapshot: None,
             disks: vec![disk("vda", Some(measured)), disk("vdb", None)],
         };
         let told = performance(std::slice::from_ref(&pass));

@@ -110,6 +110,11 @@ fn pass(out: &Out, pass: &Pass, stages: bool) -> Result<(), CliFailure> {
     if let Some(error) = &pass.error {
         out.prose(&format!("ended with: {error}"))?;
     }
+    if let Some(made) = labels::seconds(pass.snapshot_made.as_ref()) {
+        let removed = labels::seconds(pass.snapshot_removed.as_ref());
+        let removed = removed.map(|seconds| format!(", removed in {seconds:.1} s")).unwrap_or_default();
+        out.text(&format!("snapshot made in {made:.1} s (the VM was stunned for a part of that){removed}"))?;
+    }
     let rows = pass.disks.iter().map(|disk| {
         // Of a pass that has just begun, nothing is measured yet.
         let is_measured = pass.ended.is_some() || disk.telemetry.is_some() || disk.drained_bytes > 0;

@@ -192,6 +192,7 @@ pub fn pass(number: u32, ended: bool) -> PassView {
         ended: ended.then(|| at(start + 10)),
         error: None,
         cpu: (!ended).then_some(1.5),
+        snapshot: None,
         disks: vec![
             DiskPassView { telemetry, ..disk_pass("vda", 1200 * MIB, None) },
             disk_pass("vdb", 10 * GIB, Some("the bitmap was lost in a restart of the VM")),

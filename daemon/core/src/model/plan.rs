@@ -4,6 +4,7 @@
 //! cautious ones, and every check that needs no endpoint is in [`Plan::problems`].
 
 mod problems;
+pub mod snapshots;
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +22,7 @@ use warmd_schedules::{
     text::optional_duration,
 };
 
+use self::snapshots::SnapshotPolicy;
 use super::{
     boot::BootCheck,
     conversion::Conversion,
@@ -56,6 +58,8 @@ pub struct Plan {
     pub cutover: CutoverPolicy,
     #[serde(default)]
     pub verify: VerifyPolicy,
+    #[serde(default, skip_serializing_if = "SnapshotPolicy::is_default")]
+    pub snapshots: SnapshotPolicy,
     #[serde(default, skip_serializing_if = "PlanLimits::is_none")]
     pub limits: PlanLimits,
     /// Source network → target network, [`ANY`] for those not named. Without it they keep their names.
@@ -311,6 +315,7 @@ impl Plan {
             schedule: every_default(),
             cutover: CutoverPolicy::default(),
             verify: VerifyPolicy::default(),
+            snapshots: SnapshotPolicy::default(),
             limits: PlanLimits::default(),
             networks: BTreeMap::new(),
             storage: BTreeMap::new(),

@@ -61,6 +61,10 @@ pub enum Rule {
     DiskShared,
     TrackingUnavailable,
     VmHasSnapshots,
+    ForeignSnapshots,
+    ConsolidationNeeded,
+    TrackingSwitchedOn,
+    QuiesceUnavailable,
     CheckpointsThere,
     DeviceUnmapped,
     FirmwareState,
@@ -115,7 +119,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 69] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckUnsupported,
@@ -157,6 +161,10 @@ impl Rule {
         Self::DiskShared,
         Self::TrackingUnavailable,
         Self::VmHasSnapshots,
+        Self::ForeignSnapshots,
+        Self::ConsolidationNeeded,
+        Self::TrackingSwitchedOn,
+        Self::QuiesceUnavailable,
         Self::CheckpointsThere,
         Self::DeviceUnmapped,
         Self::FirmwareState,

@@ -110,7 +110,19 @@ pub struct PassView {
     /// CPU seconds of the whole process during the pass, including warmd's other work.
     #[serde(default)]
     pub cpu: Option<f64>,
+    /// What its snapshot cost the VM, if the source reports that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotCost>,
     pub disks: Vec<DiskPassView>,
+}
+
+/// What a snapshot cost the VM, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SnapshotCost {
+    /// How long it took to be made, by the source's clock: the VM was stunned for a part of that.
+    pub made: f64,
+    /// How long its removal took, with the consolidation of its disks; `None` if it was not removed yet.
+    pub removed: Option<f64>,
 }
 
 /// One disk in a pass.

@@ -236,6 +236,7 @@ fn event() -> impl Strategy<Value = PassEvent> {
                 ended: None,
                 error: error.map(PassFailure::from),
                 cpu: None,
+                snapshot: None,
                 disks: Vec::new(),
             })
         },

@@ -20,6 +20,7 @@ pub use crate::model::hold_off::{HoldOff, MigratedMark};
 use crate::model::{
     id::{DiskKey, MigrationId, VmId},
     machine::{Machine, MachineDisk, PowerState, VmSummary},
+    plan::snapshots::SnapshotPolicy,
     rule::Objection,
 };
 
@@ -29,10 +30,15 @@ pub trait Source: Send + Sync {
     /// Connects to the endpoint and describes it: product, version, what it lacks.
     async fn check(&self) -> Result<String, SourceError>;
 
-    /// What an operator must know about the source beyond [`Source::check`], each with a remedy; empty if all is
-    /// in order. Called when an operator checks the source; may take some seconds. Changes nothing.
+    /// What an operator must know about the source beyond [`Source::check`], each with a remedy; empty if all
+    /// is in order. Called when an operator checks the source; may take some seconds. Changes nothing.
     async fn warnings(&self) -> Vec<String> {
         Vec::new()
+    }
+
+    /// The same source for passes with another policy for snapshots; `None` if it has none.
+    fn with_policy(&self, _policy: SnapshotPolicy) -> Option<Arc<dyn Source>> {
+        None
     }
 
     /// All of its VMs.
@@ -123,6 +129,11 @@ pub trait Source: Send + Sync {
         None
     }
 
+    /// The [`Source::host`] that the VM is on now; `None` if the source's VMs do not move between hosts.
+    async fn current_host(&self, _vm: &VmId) -> Result<Option<String>, SourceError> {
+        Ok(None)
+    }
+
     /// The disk's datastore, by its name in quotas; `None` if the source knows none.
     fn datastore(&self, _disk: &MachineDisk) -> Option<String> {
         None
@@ -185,6 +196,12 @@ pub trait Snapshot: Send + Sync {
 
     /// A reader of the disk at the snapshot's moment.
     async fn open(&self, disk: &DiskKey) -> Result<Arc<dyn ReadDisk>, SourceError>;
+
+    /// How long it took to be made, by the source's clock, if the source reports that: the VM was stunned for
+    /// a part of that time.
+    fn made_in(&self) -> Option<Duration> {
+        None
+    }
 
     /// Why the source ended the snapshot before its release, if it did: readers then only see that it no
     /// longer exists.

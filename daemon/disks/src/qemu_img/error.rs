@@ -1,5 +1,7 @@
 //! Failures of a call of `qemu-img`.
 
+use crate::child::ChildError;
+
 /// The kind of failure, to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImageErrorKind {
@@ -39,6 +41,17 @@ impl ImageError {
         cause: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
         Self { kind, call: call.into(), cause: cause.into() }
+    }
+
+    /// A call that did not end on its own, or did not begin.
+    pub(super) fn of_child(call: String, error: ChildError) -> Self {
+        let kind = match &error {
+            ChildError::Missing(_) => ImageErrorKind::MissingTool,
+            ChildError::Timeout(_) => ImageErrorKind::Timeout,
+            ChildError::TooLong(_) => ImageErrorKind::Malformed,
+            ChildError::Io(_) => ImageErrorKind::Failed,
+        };
+        Self::new(kind, call, error)
     }
 
     /// An impossible answer.

@@ -13,9 +13,9 @@ use serde::Deserialize;
 
 use super::{
     CALL_DEADLINE,
-    child::{self, ChildError, ChildOutput},
     error::{ImageError, ImageErrorKind},
 };
+use crate::child::{self, ChildError, ChildOutput};
 
 /// An image as its own header describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub(super) async fn qemu_img(args: &[&str]) -> Result<String, ImageError> {
 pub(super) fn answer(call: String, done: Result<ChildOutput, ChildError>) -> Result<String, ImageError> {
     let done = match done {
         Ok(done) => done,
-        Err(error) => return Err(child::error_of(call, error)),
+        Err(error) => return Err(ImageError::of_child(call, error)),
     };
     if done.success {
         return String::from_utf8(done.stdout).map_err(|error| ImageError::malformed(call, error));

@@ -1,11 +1,9 @@
 //! Images in QEMU's formats, by `qemu-img`: a child process with a deadline, an empty stdin and bounded
-//! output ([`child`]), which ends with the daemon.
+//! output ([`crate::child`]), which ends with the daemon.
 
-mod child;
 mod error;
 pub mod image;
 pub mod overlay;
-mod spawner;
 
 use std::time::Duration;
 

@@ -16,10 +16,10 @@ use warmd_cbt::units::{Extent, Length, Offset};
 
 use super::{
     CALL_DEADLINE,
-    child::{self, ChildError, ChildInput},
     error::{ImageError, ImageErrorKind},
     image,
 };
+use crate::child::{self, ChildError, ChildInput};
 
 /// The most bytes of a map of an overlay that are read.
 const MOST_MAP: usize = 64 << 20;

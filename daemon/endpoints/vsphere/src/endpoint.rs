@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use warmd_core::model::plan::snapshots::SnapshotPolicy;
+
 use crate::{
     client::{Client, Patience},
     error::{During as _, Kind, Result, VsphereError},
@@ -32,6 +34,11 @@ impl Vsphere {
         let client = Client::new(account, patience)?;
         let inventory = Inventory::new(client.clone());
         Ok(Self { client, inventory, settings: Arc::new(settings) })
+    }
+
+    /// The same server, session and inventory with other settings of its snapshots.
+    pub(crate) fn with_policy(&self, policy: SnapshotPolicy) -> Self {
+        Self { settings: Arc::new(self.settings.with_policy(policy)), ..self.clone() }
     }
 
     pub fn client(&self) -> &Client {
@@ -78,7 +85,7 @@ impl Vsphere {
         if !is_uuid(id) {
             return Ok(MoRef::vm(id));
         }
-        if let Some(found) = server::find_by_uuid(&self.client, id, true).await.during(context)? {
+        if let Some(found) = server::find_by_uuid(&self.client, id).await.during(context)? {
             return Ok(found);
         }
         let vms = self.inventory.vms().await.during(context)?;

@@ -191,7 +191,7 @@ impl Vsphere {
     async fn note(&self, of: &MoRef, notes: &str) -> Result<()> {
         let task =
             vm::reconfigure(&self.client, of, |spec| spec.text("annotation", vm::notes(notes))).await?;
-        tasks::wait(&self.client, &task, WITHIN, AtDeadline::Leave, |_| {}).await?;
+        tasks::wait(&self.client, &task, WITHIN, AtDeadline::Leave).await?;
         let now = self.inventory.fresh(of).await?;
         if now.annotation.trim_end() == notes.trim_end() {
             return Ok(());

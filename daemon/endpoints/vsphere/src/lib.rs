@@ -1,7 +1,7 @@
 //! VMware vSphere as a source: vCenter 6.5 and newer, and standalone ESXi.
 //!
-//! Rule: it says what a server has and does what it is asked for, once. Knows the engine's marks; `source` alone knows
-//! the port of `core` and disks. Not migrations, not the state, no other endpoint.
+//! Rule: it says what a server has and does what it is asked for, once. Knows the engine's marks; `source`
+//! alone knows the port of `core` and disks. Not migrations, not the state, no other endpoint.
 //!
 //! ```text
 //! soap ◀─ client ◀─ vim ◀─ inventory ◀─ tracking (pure) ◀─ snapshot, power, hold_off, doctor ◀─┬─ source

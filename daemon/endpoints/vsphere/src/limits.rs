@@ -33,12 +33,6 @@ pub const VMS_PER_HOST: usize = 10;
 /// one datastore take from each other.
 pub const SNAPSHOTS_AT_ONCE: usize = 4;
 
-/// The largest read: VDDK's NFC buffers are 2 MiB at most.
-pub const MAX_READ: u32 = 2 << 20;
-
-/// Snapshots in a chain beyond which vSphere refuses another (32 is the documented bound).
-pub const SNAPSHOT_CHAIN: usize = 32;
-
 /// Objects in a page of properties.
 pub const PAGE: u32 = 100;
 

@@ -147,30 +147,35 @@ impl Vsphere {
                 Power::Off => return Ok(Stopped::Forced),
                 Power::On | Power::Suspended => {}
             }
-            let result = match vm::power_off(&self.client, of).await {
-                Ok(task) => {
-                    tasks::wait(&self.client, &task, SWITCH, AtDeadline::Leave, |_| {}).await.map(drop)
-                }
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok(()) => last = Some("the server says that it is done, and it still runs".to_owned()),
-                // It went off in this moment, or the answer was lost: it is looked at.
-                Err(error) if error.fault() == Some(&FaultKind::PowerState) || error.is_undecided() => {
-                    last = Some(error.to_string());
-                }
-                Err(error) if error.kind == Kind::Blocked => {
-                    last = Some(error.to_string());
-                    sleep_until(Instant::now() + POLL).await;
-                }
-                Err(error) => return Err(error),
-            }
+            let begun = vm::power_off(&self.client, of).await;
+            last = Some(self.switched(begun, "the server says that it is done, and it still runs").await?);
         }
         // The last attempt may have done it.
         if self.standing(of).await?.power == Power::Off {
             return Ok(Stopped::Forced);
         }
         Err(VsphereError::new(Kind::Failed, "cutting the power", last.unwrap_or_default()))
+    }
+
+    /// Waits for a switch of the power that was begun. Answers what came of it, in case that a look finds the
+    /// VM as it was: `unchanged` if the server says that it is done.
+    async fn switched(&self, begun: Result<MoRef>, unchanged: &str) -> Result<String> {
+        let result = match begun {
+            Ok(task) => tasks::wait(&self.client, &task, SWITCH, AtDeadline::Leave).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(_) => Ok(unchanged.to_owned()),
+            // It was switched in this moment, or the answer was lost: the caller looks.
+            Err(error) if error.fault() == Some(&FaultKind::PowerState) || error.is_undecided() => {
+                Ok(error.to_string())
+            }
+            Err(error) if error.kind == Kind::Blocked => {
+                sleep_until(Instant::now() + POLL).await;
+                Ok(error.to_string())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Starts the VM; running already is success.
@@ -185,23 +190,9 @@ impl Vsphere {
                     None => Ok(()),
                 };
             }
-            let result = match vm::power_on(&self.client, of).await {
-                Ok(task) => {
-                    tasks::wait(&self.client, &task, SWITCH, AtDeadline::Leave, |_| {}).await.map(drop)
-                }
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok(()) => last = Some("the server says that it is done, and it is off".to_owned()),
-                Err(error) if error.fault() == Some(&FaultKind::PowerState) || error.is_undecided() => {
-                    last = Some(error.to_string());
-                }
-                Err(error) if error.kind == Kind::Blocked => {
-                    last = Some(error.to_string());
-                    sleep_until(Instant::now() + POLL).await;
-                }
-                Err(error) => return Err(error).during(context),
-            }
+            let begun = vm::power_on(&self.client, of).await;
+            let came = self.switched(begun, "the server says that it is done, and it is off").await;
+            last = Some(came.during(context)?);
             if let Ok(Standing { question: Some(question), .. }) = self.standing(of).await {
                 return Err(VsphereError::blocked(context(), waits(&question)));
             }

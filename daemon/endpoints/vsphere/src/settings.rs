@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+pub use warmd_core::model::plan::snapshots::Quiesce;
+use warmd_core::model::plan::snapshots::SnapshotPolicy;
 
 use crate::{
     client::{Account, Server, Trust},
@@ -60,18 +62,6 @@ const fn default_consolidation_seconds() -> u64 {
 
 const fn default_task_seconds() -> u64 {
     600
-}
-
-/// Whether the guest is brought to rest for a snapshot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Quiesce {
-    /// It is not asked: the copy is as after a power failure. The final pass is of a VM that is off all the
-    /// same.
-    #[default]
-    Never,
-    /// It is asked; where that fails, the snapshot is made without, with a warning.
-    Try,
 }
 
 /// How the disks' contents are read.
@@ -182,6 +172,16 @@ impl Settings {
             return Err(setting("user", "it is empty, or no name"));
         }
         Ok(Account { server, user: self.user.clone(), password_file: self.password_file.clone(), trust })
+    }
+
+    /// The same with a plan's policy for snapshots.
+    pub(crate) fn with_policy(&self, policy: SnapshotPolicy) -> Self {
+        let SnapshotPolicy { enable_change_tracking, quiesce } = policy;
+        Self {
+            enable_change_tracking: enable_change_tracking.unwrap_or(self.enable_change_tracking),
+            quiesce: quiesce.unwrap_or(self.quiesce),
+            ..self.clone()
+        }
     }
 
     /// Judges the rest without asking anything.

@@ -13,11 +13,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use warmd_cbt::stop::StopSignal;
 use warmd_core::{
     clock,
     model::{
+        machine::Machine,
         phase::PhaseAdmission,
         plan::VerifyMode,
         transition::{FailureCause, StateWork},
@@ -32,11 +33,14 @@ use crate::{
     timing,
 };
 
+/// How long an admission waits for the source to say which host the VM is on.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A migration's link to the admission control.
 #[derive(Debug)]
 pub struct Admissions {
     pub(super) gate: Arc<AdmissionControl>,
-    pub(in super::super) places: Places,
+    places: Mutex<Places>,
     /// The admission of its cutover.
     acquired: Mutex<Option<Arc<Admission>>>,
     /// The id of its waiting job.
@@ -58,7 +62,12 @@ impl Admissions {
     /// The admissions of a migration in these places.
     pub(in super::super) fn new(gate: Arc<AdmissionControl>, places: Places) -> Self {
         let (acquired, waiting, waited) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
-        Self { gate, places, acquired, waiting, waited }
+        Self { gate, places: Mutex::new(places), acquired, waiting, waited }
+    }
+
+    /// Where its disks are.
+    pub(in super::super) fn places(&self) -> Places {
+        lock(&self.places).clone()
     }
 
     /// Why it waits for its admission, if it does.
@@ -74,7 +83,7 @@ impl Admissions {
 
     /// The read rates that the quotas allow now, in bytes per second, with the name of each.
     pub(in super::super) fn ceilings(&self, plan: &str) -> Vec<(String, NonZeroU64)> {
-        self.gate.ceilings(&self.places, plan)
+        self.gate.ceilings(&self.places(), plan)
     }
 
     pub(super) fn acquired(&self) -> Option<Arc<Admission>> {
@@ -97,7 +106,7 @@ fn told(why: &str) -> String {
 }
 
 fn job(context: &Context, what: For, id: u64) -> AdmissionJob {
-    let (plan, places) = (context.plan(), &context.admissions.places);
+    let (plan, places) = (context.plan(), context.admissions.places());
     let disks = count(context.machine.disks.len());
     let job = AdmissionJob::pass(id, &plan.name, disks)
         .with_priority(plan.schedule.priority.unwrap_or(1))
@@ -120,24 +129,50 @@ pub(super) fn at_once(context: &Context) -> Admission {
     context.admissions.gate.let_in(|id| job(context, For::Cutover, id))
 }
 
+/// Follows the VM to the host that it is on now, whose quotas then count. The known host stays if the source
+/// cannot say.
+async fn follow_host(context: &Context) {
+    let host = match timeout(PATIENCE, context.source.current_host(&context.vm)).await {
+        Ok(Ok(Some(host))) => host,
+        Ok(Ok(None)) => return,
+        Ok(Err(error)) => return tracing::warn!(migration = %context.id, %error, "host of the VM not known"),
+        Err(_) => return tracing::warn!(migration = %context.id, "host of the VM not known: no answer"),
+    };
+    let machine = Machine { host: Some(host), ..context.latest_machine() };
+    let (admissions, (source, target)) = (&context.admissions, context.endpoint_names());
+    let places = admissions.gate.places((source, context.source.as_ref()), target, &machine);
+    *lock(&admissions.places) = places;
+}
+
 /// Waits until admitted, and shows the reason; an error if stopped before.
 pub(super) async fn wait(context: &Context, what: For, stop: &StopSignal) -> Result<Admission, WorkError> {
     let admissions = &context.admissions;
-    let mut asked = admissions.gate.ask(|id| job(context, what, id));
-    if asked.is_granted() {
-        return Ok(asked.admission);
+    loop {
+        unless_stopped(stop, follow_host(context)).await?;
+        let mut asked = admissions.gate.ask(|id| job(context, what, id));
+        if asked.is_granted() {
+            return Ok(asked.admission);
+        }
+        let (id, places) = (asked.admission.id, admissions.places());
+        let waits = Waits::begin(admissions, id);
+        let why = admissions.gate.why(id).map(|why| told(&why));
+        context.live.update(|view| (view.next_pass, view.next_pass_why) = (None, why));
+        let admission = unless_stopped(stop, asked.granted()).await?;
+        drop(waits);
+        context.live.update(|view| view.next_pass_why = None);
+        unless_stopped(stop, follow_host(context)).await?;
+        if admissions.places() == places {
+            return Ok(admission);
+        }
+        // The VM has moved to another host meanwhile, whose quotas are others.
     }
-    let id = asked.admission.id;
-    let _waits = Waits::begin(admissions, id);
-    let why = admissions.gate.why(id).map(|why| told(&why));
-    context.live.update(|view| (view.next_pass, view.next_pass_why) = (None, why));
+}
+
+async fn unless_stopped<T>(stop: &StopSignal, work: impl Future<Output = T>) -> Result<T, WorkError> {
     tokio::select! {
         biased;
         () = stop.stopped() => Err(WorkError::passing("it was stopped while it waited for its turn")),
-        admission = asked.granted() => {
-            context.live.update(|view| view.next_pass_why = None);
-            Ok(admission)
-        }
+        done = work => Ok(done),
     }
 }
 

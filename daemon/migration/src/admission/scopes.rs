@@ -52,7 +52,7 @@ struct Written {
 }
 
 /// Where a migration's disks are, in terms of quotas.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Places {
     pub(super) source: String,
     pub(super) target: String,

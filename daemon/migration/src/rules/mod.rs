@@ -98,7 +98,14 @@ pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, Cont
     }
     let target = ends::target(&mut judged, manager, plan).await;
     if let Some(source) = ends::source(&mut judged, manager, plan).await {
-        machines::judge(&mut judged, manager, plan, source).await?;
+        let policy = plan.snapshots;
+        let planned = if policy.is_default() { None } else { source.with_policy(policy) };
+        if planned.is_none() && !policy.is_default() {
+            let found =
+                format!("source {} has no settings of its snapshots: remove `[snapshots]`", plan.source);
+            judged.find(Rule::PlanWrong, plan_of(plan), found);
+        }
+        machines::judge(&mut judged, manager, plan, planned.as_deref().unwrap_or(source)).await?;
     }
     fixed::judge(&mut judged, manager, plan).await?;
     names::judge(&mut judged, manager, plan);

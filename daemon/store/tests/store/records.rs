@@ -23,7 +23,7 @@ use warmd_core::{
         scheduled_cutover::ScheduledCutover,
         state::{ResumePoint, State},
         verify::{MissProbability, VerifyScope},
-        view::{DiskVerifyResult, EventView, PassKind, VerifyResult},
+        view::{DiskVerifyResult, EventView, PassKind, SnapshotCost, VerifyResult},
     },
     sources::HoldOff,
 };
@@ -411,6 +411,28 @@ async fn figures_of_a_pass_grow_with_the_drains() {
     assert_eq!(fixture.store.last_pass(other).await.unwrap().unwrap().view.number, 1);
     let error = fixture.store.end_pass(999, at(2), None).await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn the_cost_of_a_snapshot_is_kept_with_its_pass_and_foretells() {
+    let fixture = Fixture::new();
+    let id = migration(&fixture.store, "web").await;
+    let cost = |made, removed| SnapshotCost { made, removed };
+    // No pass was recorded since then.
+    fixture.store.note_snapshot(id, at(0), cost(9.0, Some(9.0))).await.unwrap();
+    fixture.store.begin_pass(id, PassKind::Full, at(1), Vec::new()).await.unwrap();
+    fixture.store.note_snapshot(id, at(2), cost(9.0, Some(9.0))).await.unwrap();
+    fixture.store.note_snapshot(id, at(1), cost(0.5, Some(2.0))).await.unwrap();
+    fixture.store.begin_pass(id, PassKind::Delta, at(3), Vec::new()).await.unwrap();
+    fixture.store.note_snapshot(id, at(3), cost(1.5, None)).await.unwrap();
+    fixture.store.begin_pass(id, PassKind::Delta, at(4), Vec::new()).await.unwrap();
+    let costs: Vec<_> =
+        fixture.store.passes(id).await.unwrap().iter().map(|pass| pass.view.snapshot).collect();
+    assert_eq!(costs, [Some(cost(0.5, Some(2.0))), Some(cost(1.5, None)), None]);
+    // A snapshot that is still there says nothing about its removal.
+    assert_eq!(fixture.store.measured_cutovers(id).await.unwrap().snapshot, [2.5]);
+    let other = migration(&fixture.store, "db").await;
+    assert!(fixture.store.measured_cutovers(other).await.unwrap().snapshot.is_empty());
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! it knows each byte. Tests that need a real guest (power button, writing all the time) are in `guest.rs`.
 
 mod bench;
+mod contract;
 mod definitions;
 mod describing;
 mod final_snapshot;

@@ -232,7 +232,8 @@ impl Rule {
             Self::DiskUnsupported => (
                 "disk-unsupported",
                 Error,
-                "a disk cannot be copied: a LUN passed through, or one without bytes",
+                "a disk cannot be copied: a LUN passed through, an independent or multi-writer disk, one \
+                 without bytes",
                 "make it an ordinary disk, or detach it",
             ),
             Self::DiskShared => (
@@ -252,6 +253,34 @@ impl Rule {
                 Warning,
                 "the VM has snapshots: they are not moved, and it cannot be reverted to them while it is",
                 "delete them, or keep the source VM for as long as they are needed",
+            ),
+            Self::ForeignSnapshots => (
+                "foreign-snapshots",
+                Error,
+                "a running VM has snapshots of others: with them its change tracking is not reliable, so no \
+                 pass is made",
+                "delete them, or wait for the end of the backup; or shut the VM down, which needs no \
+                 tracking",
+            ),
+            Self::ConsolidationNeeded => (
+                "consolidation-needed",
+                Error,
+                "redo logs of the VM's disks wait to be consolidated: until then its change tracking is not \
+                 reliable",
+                "consolidate them (in vSphere: Snapshots, Consolidate)",
+            ),
+            Self::TrackingSwitchedOn => (
+                "tracking-switched-on",
+                Warning,
+                "changed-block tracking is off on the VM: the first pass switches it on, with one more \
+                 snapshot",
+                "nothing; it is off again after the migration",
+            ),
+            Self::QuiesceUnavailable => (
+                "quiesce-unavailable",
+                Warning,
+                "the guest's file systems cannot be quiesced for snapshots: each pass is crash-consistent",
+                "start VMware Tools in the guest, or leave it so: the final pass is of a VM that is off",
             ),
             Self::CheckpointsThere => (
                 "checkpoints-there",

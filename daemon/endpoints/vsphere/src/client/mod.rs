@@ -26,7 +26,7 @@ pub use trust::{SeenCertificate, Thumbprint, ThumbprintError, Trust};
 
 use crate::{
     error::{Kind, Result, VsphereError},
-    soap::{Answer, Element, FaultKind, MoRef, Request},
+    soap::{Answer, Element, FaultKind, Request},
     vim::ServiceContent,
 };
 
@@ -264,11 +264,4 @@ struct Exchange {
     was_sent: bool,
     /// Whether the same request may succeed in a moment.
     may_pass: bool,
-}
-
-impl Client {
-    /// The object that a request about the whole server goes to.
-    pub(crate) fn root() -> MoRef {
-        MoRef::service_instance()
-    }
 }

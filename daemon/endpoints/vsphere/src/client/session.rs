@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     error::{During as _, Kind, Result, VsphereError},
     limits::OLDEST_API,
-    soap::{FaultKind, Request},
+    soap::{FaultKind, MoRef, Request},
     vim::ServiceContent,
 };
 
@@ -140,7 +140,7 @@ async fn attempt(
 ) -> std::result::Result<Session, Exchange> {
     let within = client.0.patience.exchange;
     let unusable = |failure: VsphereError| Exchange { failure, was_sent: true, may_pass: false };
-    let ask = Request::new("RetrieveServiceContent", &Client::root(), |arguments| arguments);
+    let ask = Request::new("RetrieveServiceContent", &MoRef::service_instance(), |arguments| arguments);
     let (answer, cookie) = client.post(&ask, OLDEST_API, None, within).await?;
     let content = ServiceContent::read(&answer).map_err(unusable)?;
     let request = Request::new("Login", &content.session_manager, |arguments| {
@@ -167,7 +167,7 @@ fn keep_alive(client: Weak<Inner>, generation: u64) {
             let Some(client) = client.upgrade().map(Client) else { return };
             let session = client.0.sessions.0.lock().await.now.clone();
             let Some(session) = session.filter(|session| session.generation == generation) else { return };
-            let request = Request::new("CurrentTime", &Client::root(), |arguments| arguments);
+            let request = Request::new("CurrentTime", &MoRef::service_instance(), |arguments| arguments);
             if let Err(error) = client.exchange(Some(&session), &request, client.0.patience.exchange).await {
                 tracing::debug!(error = %error.failure, "keeping the session alive");
             }

@@ -52,14 +52,10 @@ pub(super) enum TransportError {
     Lost(String),
     #[error("no answer within {0:?}")]
     Timeout(Duration),
-    #[error("the answer has more than {} MiB", soap_limit() >> 20)]
+    #[error("the answer has more than {} MiB", soap::MAX_BYTES >> 20)]
     TooLarge,
     #[error("the request cannot be made: {0}")]
     Request(#[from] hyper::http::Error),
-}
-
-const fn soap_limit() -> usize {
-    soap::MAX_BYTES
 }
 
 impl TransportError {

@@ -1,7 +1,7 @@
 //! The inventory: all VMs of a server, in memory, brought up to date by what changed since the last look.
 //!
-//! Rule: a list is never older than the call that asked for it. What decides about a VM is read again from the
-//! server ([`Inventory::fresh`]); the memory serves lists and names.
+//! Rule: a list is never older than the call that asked for it. What decides about a VM is read again from
+//! the server ([`Inventory::fresh`]); the memory serves lists and names.
 
 pub(crate) mod devices;
 mod names;
@@ -16,12 +16,14 @@ use std::{
 use tokio::sync::Mutex;
 
 pub use devices::{Backing, Controller, Disk, Nic, RawMapping};
-pub use names::{HostAt, Names};
+pub use names::HostAt;
 pub use snapshots::SnapshotNode;
 pub use vm::{Connection, Firmware, Power, Tools, Vm};
 
 #[cfg(test)]
 pub(crate) use vm::tests as tests_support;
+
+use names::Names;
 
 use crate::{
     client::Client,
@@ -90,6 +92,13 @@ impl Inventory {
             self.refresh(&mut state).await?;
         }
         Ok(state.names.resolve(vm))
+    }
+
+    /// The VM's snapshots as they are now.
+    pub async fn snapshots_of(&self, of: &MoRef) -> Result<Vec<SnapshotNode>> {
+        let context = || format!("VM {}: listing its snapshots", of.id);
+        let object = properties::of(&self.client, of, &["snapshot"]).await.during(context)?;
+        Ok(snapshots::read(object.get("snapshot")))
     }
 
     /// The id of the VM that is called so: by its id, its instance UUID, its path, or its name if it is the

@@ -13,7 +13,7 @@ const MAX_STEPS: usize = 64;
 
 /// The names of a server's objects.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(super) struct Names {
     of: HashMap<MoRef, Named>,
     /// Port groups of distributed switches by their keys.
     keys: HashMap<String, MoRef>,
@@ -30,7 +30,6 @@ struct Named {
 /// A host of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostAt {
-    pub of: MoRef,
     pub name: String,
     pub is_connected: bool,
 }
@@ -75,8 +74,7 @@ impl Names {
     pub(super) fn hosts(&self) -> Vec<HostAt> {
         let hosts = self.of.iter().filter(|(of, _)| of.kind == "HostSystem");
         let mut all: Vec<_> = hosts
-            .map(|(of, named)| HostAt {
-                of: of.clone(),
+            .map(|(_, named)| HostAt {
                 name: named.name.clone(),
                 is_connected: is_connected(named) == Some(true),
             })

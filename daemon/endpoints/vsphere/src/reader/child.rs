@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{Arc, Mutex, PoisonError},
@@ -17,15 +18,15 @@ use tokio::{
     process::Child,
     sync::{oneshot, watch},
     task::JoinHandle,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
+use warmd_disks::spawner;
 
 use crate::{settings::Reader, snapshot::Owner};
 
 use super::{
     command::{Order, command},
     place::Place,
-    spawner,
     why::{Complaint, ReaderError},
 };
 
@@ -142,8 +143,10 @@ async fn launch(settings: &Reader, order: &Order, place: &Place, said: &Said) ->
         tokio::fs::remove_file(file).await.ok();
     }
     let mut command = command(settings, order, &socket, &pid);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    let spawned = spawner::spawn(command).await;
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let deadline = Instant::now() + READY;
+    let spawned = timeout_at(deadline, spawner::spawn(command)).await;
+    let spawned = spawned.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let mut child = spawned.map_err(|error| {
         let what = format!("{}: {error}", settings.nbdkit.display());
         ReaderError::new(Complaint::NoProgram, what)
@@ -151,7 +154,6 @@ async fn launch(settings: &Reader, order: &Order, place: &Place, said: &Said) ->
     if let Some(output) = child.stderr.take() {
         tokio::spawn(listen(output, said.clone()));
     }
-    let deadline = Instant::now() + READY;
     loop {
         if tokio::fs::try_exists(&pid).await.unwrap_or_default() {
             return Ok(child);
@@ -236,7 +238,7 @@ async fn watch_over(
     }
 }
 
-fn tell_death(status: std::io::Result<ExitStatus>, file: &str) {
+fn tell_death(status: io::Result<ExitStatus>, file: &str) {
     match status {
         Ok(status) => tracing::warn!(file, %status, "nbdkit ended while it served; starting it again"),
         Err(error) => tracing::warn!(file, %error, "nbdkit cannot be waited for; starting it again"),

@@ -6,6 +6,7 @@
 use std::{ffi::OsString, path::Path};
 
 use tokio::process::Command;
+use warmd_disks::spawner;
 
 use crate::{
     client::{Server, Thumbprint},
@@ -46,7 +47,7 @@ pub(super) fn plugin(settings: &Reader) -> &str {
 /// The command that serves the disk at `socket`, and writes `pid` when it does.
 pub(super) fn command(settings: &Reader, order: &Order, socket: &Path, pid: &Path) -> Command {
     let Order { access, file } = order;
-    let mut command = Command::new(&settings.nbdkit);
+    let mut command = spawner::command(&settings.nbdkit);
     command.args(["--foreground", "--exit-with-parent", "--readonly", "--unix"]).arg(socket);
     command.arg("--pidfile").arg(pid);
     command.args(["--filter=retry", "--filter=cacheextents"]).arg(plugin(settings));

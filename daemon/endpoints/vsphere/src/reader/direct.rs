@@ -43,18 +43,19 @@ async fn on_host(host: &Host, instance_uuid: &str, taken: &Taken) -> Result<Acce
         trust: Trust::Thumbprint(thumbprint),
     };
     let client = Client::new(account, Patience::default())?;
-    let found = server::find_by_uuid(&client, instance_uuid, true).await?;
+    let found = server::find_by_uuid(&client, instance_uuid).await?;
     let vm = found.ok_or_else(|| {
         let why =
             format!("it has no VM with the instance UUID {instance_uuid}: was it moved in this moment?");
         VsphereError::new(Kind::NotFound, "FindByUuid", why)
     })?;
-    let vm = Inventory::new(client.clone()).fresh(&vm).await?;
-    let snapshot = vm.snapshots.iter().find(|node| taken.owner.has_made(node)).ok_or_else(|| {
-        VsphereError::new(Kind::NotFound, format!("VM {}", vm.name), "it does not show the snapshot there")
+    let snapshots = Inventory::new(client.clone()).snapshots_of(&vm).await?;
+    let snapshot = snapshots.into_iter().find(|node| taken.owner.has_made(node)).ok_or_else(|| {
+        let why = "the host does not show the snapshot; trying again";
+        VsphereError::new(Kind::NotFound, format!("VM {}", vm.id), why)
     })?;
     let account = client.account().clone();
-    let access = access(&client, &account, vm.of.id, snapshot.of.id.clone()).await;
+    let access = access(&client, &account, vm.id, snapshot.of.id).await;
     client.log_out().await;
     access
 }

@@ -14,7 +14,6 @@ mod child;
 mod command;
 mod direct;
 mod place;
-mod spawner;
 mod tools;
 mod why;
 

@@ -2,22 +2,20 @@
 //!
 //! Rule: they are asked, not guessed: nbdkit loads the plugin and prints what it is.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{path::Path, time::Duration};
 
-use tokio::{process::Command, time::timeout};
+use warmd_disks::child::{self, ChildError};
 
 use crate::settings::{Reader, ReaderKind};
 
 use super::{
     command::plugin,
-    spawner,
     why::{Complaint, ReaderError},
 };
 
 /// The oldest nbdkit that was tried: Debian 12's.
 const OLDEST: (u32, u32) = (1, 32);
 const WITHIN: Duration = Duration::from_secs(30);
-const MAX_OUTPUT: usize = 64 * 1024;
 
 /// Looks at what will read the disks, and says what it is.
 pub async fn check(settings: &Reader) -> Result<String, ReaderError> {
@@ -25,7 +23,7 @@ pub async fn check(settings: &Reader) -> Result<String, ReaderError> {
         let uri = settings.uri.as_deref().unwrap_or_default();
         return Ok(format!("the disks are read from {uri}, which others serve"));
     }
-    let version = run(settings, &["--version".to_owned()]).await?;
+    let version = run(settings, &["--version"]).await?;
     let version = version.trim();
     if release(version).is_none_or(|release| release < OLDEST) {
         let (major, minor) = OLDEST;
@@ -39,6 +37,7 @@ pub async fn check(settings: &Reader) -> Result<String, ReaderError> {
         arguments.push(format!("libdir={}", libdir.display()));
     }
     arguments.push("--dump-plugin".to_owned());
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let told = run(settings, &arguments).await?;
     let value = |key: &str| told.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     let library =
@@ -65,29 +64,25 @@ async fn library(libdir: &Path) -> Result<(), ReaderError> {
     Err(missing(format!("`libdir` is {}, and its lib64 has no libvixDiskLib.so.*", libdir.display())))
 }
 
-async fn run(settings: &Reader, arguments: &[String]) -> Result<String, ReaderError> {
+async fn run(settings: &Reader, arguments: &[&str]) -> Result<String, ReaderError> {
     let shown = settings.nbdkit.display();
-    let mut command = Command::new(&settings.nbdkit);
-    command
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    let child = spawner::spawn(command).await;
-    let child = child.map_err(|error| ReaderError::new(Complaint::NoProgram, format!("{shown}: {error}")))?;
-    let output = timeout(WITHIN, child.wait_with_output()).await.map_err(|_| {
-        let what = format!("{shown} {} does not end within {} s", arguments.join(" "), WITHIN.as_secs());
-        ReaderError::new(Complaint::Unknown, what)
+    let output = child::run(&settings.nbdkit, arguments, None, WITHIN).await.map_err(|error| {
+        let complaint = match &error {
+            // It is not there, or may not be run.
+            ChildError::Missing(_) | ChildError::Io(_) => Complaint::NoProgram,
+            ChildError::Timeout(_) | ChildError::TooLong(_) => Complaint::Unknown,
+        };
+        ReaderError::new(complaint, format!("{shown} {}: {error}", arguments.join(" ")))
     })?;
-    let output = output.map_err(|error| ReaderError::new(Complaint::Unknown, format!("{shown}: {error}")))?;
-    let text = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_OUTPUT)]).into_owned();
-    if output.status.success() {
-        return Ok(text(&output.stdout));
+    if output.success {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let said = text(&output.stderr);
-    Err(ReaderError::find(said.lines()).unwrap_or_else(|| {
-        ReaderError::new(Complaint::Unknown, format!("{shown}: {}: {}", output.status, said.trim()))
+    Err(ReaderError::find(output.stderr.lines()).unwrap_or_else(|| {
+        let said = match output.stderr.trim() {
+            "" => "it prints no reason",
+            said => said,
+        };
+        ReaderError::new(Complaint::Unknown, format!("{shown} {} failed: {said}", arguments.join(" ")))
     }))
 }
 

@@ -71,7 +71,7 @@ impl Vsphere {
                 asked_to_consolidate = true;
                 let begun = Instant::now();
                 let task = vm::consolidate(&self.client, of).await?;
-                tasks::wait(&self.client, &task, left(deadline), AtDeadline::Leave, |_| {}).await?;
+                tasks::wait(&self.client, &task, left(deadline), AtDeadline::Leave).await?;
                 removed.took += begun.elapsed();
             } else {
                 return Ok((vm, removed));
@@ -85,9 +85,7 @@ impl Vsphere {
 
     async fn remove(&self, node: &SnapshotNode, deadline: Instant) -> Result<()> {
         let result = match vm::remove_snapshot(&self.client, &node.of).await {
-            Ok(task) => {
-                tasks::wait(&self.client, &task, left(deadline), AtDeadline::Leave, |_| {}).await.map(drop)
-            }
+            Ok(task) => tasks::wait(&self.client, &task, left(deadline), AtDeadline::Leave).await.map(drop),
             Err(error) => Err(error),
         };
         match result {
@@ -110,16 +108,13 @@ impl Vsphere {
         let begun = Instant::now();
         loop {
             let vm = self.inventory.fresh(of).await?;
-            let open = tasks::running(&self.client, &vm.recent_tasks).await?;
-            let Some(task) = open.first() else { return Ok(vm) };
+            let Some(task) = tasks::first_open(&self.client, &vm.recent_tasks).await? else { return Ok(vm) };
             // Our own removal, begun by an earlier call, is waited for as long as it would have been then.
             let is_removal = task.what.ends_with("removeSnapshot") || task.what.ends_with("consolidateDisks");
             let patience =
                 if is_removal { Duration::from_secs(self.settings.consolidation_seconds) } else { patience };
             if begun.elapsed() >= patience {
-                let by = task.by.as_ref().map(|by| format!(", begun by {by}")).unwrap_or_default();
-                let at = task.progress.map(|percent| format!(", at {percent} %")).unwrap_or_default();
-                let why = format!("a task runs on it: {}{by}{at}; trying again when it has ended", task.what);
+                let why = format!("{task}; trying again when it has ended");
                 return Err(VsphereError::blocked(format!("VM {}", vm.name), why));
             }
             sleep(LOOK_AGAIN).await;

@@ -9,11 +9,11 @@ use crate::{
     Vsphere,
     error::{During as _, Kind, Result, VsphereError},
     inventory::{Connection, Disk, Power, SnapshotNode, Vm, devices},
-    settings::Quiesce,
+    settings::{Quiesce, ReaderKind},
     soap::{FaultKind, MoRef},
     tracking::{self, Mark},
     vim::{
-        properties,
+        properties, server,
         tasks::{self, AtDeadline},
         vm,
     },
@@ -35,13 +35,25 @@ pub struct Request {
 }
 
 impl Request {
-    /// Whether an earlier pass is gone on from, so that tracking has to be right.
-    fn is_warm(&self) -> bool {
-        !self.is_final || self.disks.iter().any(|(_, anchor)| anchor.is_some())
+    /// Whether change tracking must be reliable: the VM may write meanwhile, or a tracked pass came before. A
+    /// VM that is off and not tracked is read whole and compared. What is not known is not off.
+    fn needs_tracking(&self, vm: &Vm) -> bool {
+        let is_tracked = |anchor: &ChangeMark| Mark::read(anchor).is_none_or(|mark| mark.change_id.is_some());
+        vm.power != Some(Power::Off)
+            || self.disks.iter().any(|(_, anchor)| anchor.as_ref().is_some_and(is_tracked))
     }
 }
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The privileges on the VM that a pass needs, until its snapshot is removed.
+const READ: [&str; 4] = [
+    "VirtualMachine.Provisioning.DiskRandomRead",
+    "VirtualMachine.Provisioning.GetVmFiles",
+    SNAPSHOTS[0],
+    SNAPSHOTS[1],
+];
+const SNAPSHOTS: [&str; 2] = ["VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RemoveSnapshot"];
 
 impl Vsphere {
     /// Makes the snapshot. If that fails, none is left as far as the server lets it.
@@ -60,6 +72,10 @@ impl Vsphere {
     async fn make(&self, request: &Request) -> Result<Taken> {
         let (vm, _) = self.quiet(&request.vm, &request.owner).await?;
         judge(&vm, request)?;
+        // Without the last of these a snapshot would stay.
+        let wanted =
+            if self.settings.reader.kind == ReaderKind::Outside { &SNAPSHOTS[..] } else { &READ[..] };
+        server::require(&self.client, &vm.of, wanted).await?;
         let mut warnings = Vec::new();
         let mut vm = vm;
         let mut switched_tracking_on = false;
@@ -75,7 +91,6 @@ impl Vsphere {
         }
         let quiesce = self.settings.quiesce == Quiesce::Try && vm.power == Some(Power::On);
         let (of, quiesced, made_in) = self.create(&vm, &request.owner, quiesce, &mut warnings).await?;
-        let disks = self.disks_in(&of, request, &mut warnings).await?;
         // Others may have made one in the same moment, and whose comes first decides what tracking says.
         let after = self.inventory.fresh(&vm.of).await?;
         let own = after.snapshots.iter().find(|node| node.of == of);
@@ -87,6 +102,13 @@ impl Vsphere {
         })?;
         judge_others(&after, request)?;
         judge_moment(own, request)?;
+        let is_reliable = is_trackable(&vm, &request.owner) && is_trackable(&after, &request.owner);
+        if !is_reliable {
+            let why = "it has snapshots of others, or disks to be consolidated: its changes are not tracked, and the next \
+                       pass compares all of it";
+            warnings.push(why.to_owned());
+        }
+        let disks = self.disks_in(&of, request, is_reliable, &mut warnings).await?;
         Ok(Taken {
             of,
             vm: vm.of,
@@ -126,7 +148,7 @@ impl Vsphere {
         let (name, description) = (owner.snapshot_name(), owner.description());
         let begun = vm::create_snapshot(&self.client, &vm.of, &name, &description, quiesce).await;
         let result = match begun {
-            Ok(task) => tasks::wait(&self.client, &task, within, AtDeadline::Cancel, |_| {}).await,
+            Ok(task) => tasks::wait(&self.client, &task, within, AtDeadline::Cancel).await,
             Err(error) => Err(error),
         };
         match result {
@@ -172,12 +194,14 @@ impl Vsphere {
         &self,
         of: &MoRef,
         request: &Request,
+        is_reliable: bool,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<TakenDisk>> {
         let paths = ["config.hardware.device", "config.changeTrackingEnabled"];
         let object = properties::of(&self.client, of, &paths).await?;
         let disks = devices::disks(object.need("config.hardware.device")?);
-        let tracking_enabled = object.flag("config.changeTrackingEnabled") == Some(true);
+        let is_on = object.flag("config.changeTrackingEnabled") == Some(true);
+        let tracking_enabled = is_reliable && is_on;
         let mut taken = Vec::new();
         for (uuid, _) in &request.disks {
             let disk = disks.iter().find(|disk| disk.uuid.as_deref() == Some(uuid)).ok_or_else(|| {
@@ -203,7 +227,8 @@ impl Vsphere {
         Ok(vm)
     }
 
-    /// Switches it on, and notes in the same call for whom. Without the privilege for notes it stays on afterwards.
+    /// Switches it on, and notes in the same call for whom. Without the privilege for notes it stays on
+    /// afterwards.
     async fn set_tracking_with_note(&self, vm: &Vm, owner: &Owner) -> Result<()> {
         let notes = tracking::with_note(&vm.annotation, owner);
         match self.set_tracking_and_notes(&vm.of, true, &notes).await {
@@ -220,11 +245,11 @@ impl Vsphere {
         let task = vm::reconfigure(&self.client, vm, |spec| {
             spec.text("annotation", vm::notes(notes)).text("changeTrackingEnabled", on)
         });
-        tasks::wait(&self.client, &task.await?, within, AtDeadline::Leave, |_| {}).await.map(drop)
+        tasks::wait(&self.client, &task.await?, within, AtDeadline::Leave).await.map(drop)
     }
 
-    /// Switches tracking off again if it was switched on for this migration. Answers whether it did. On a VM that runs
-    /// this takes effect with its next stun or start.
+    /// Switches tracking off again if it was switched on for this migration. Answers whether it did. On a VM
+    /// that runs this takes effect with its next stun or start.
     pub async fn restore_tracking(&self, of: &MoRef, owner: &Owner) -> Result<bool> {
         let context = || format!("VM {}: switching changed-block tracking off again", of.id);
         let vm = self.inventory.fresh(of).await.during(context)?;
@@ -244,7 +269,7 @@ impl Vsphere {
     pub async fn set_tracking(&self, vm: &MoRef, on: bool) -> Result<()> {
         let within = Duration::from_secs(self.settings.task_seconds);
         let task = vm::reconfigure(&self.client, vm, |spec| spec.text("changeTrackingEnabled", on)).await?;
-        tasks::wait(&self.client, &task, within, AtDeadline::Leave, |_| {}).await.map(drop)
+        tasks::wait(&self.client, &task, within, AtDeadline::Leave).await.map(drop)
     }
 }
 
@@ -304,7 +329,7 @@ fn judge(vm: &Vm, request: &Request) -> Result<()> {
         return Err(VsphereError::blocked(context(), "it is suspended: resume it, or shut it down"));
     }
     judge_others(vm, request)?;
-    if vm.consolidation_needed && request.is_warm() {
+    if vm.consolidation_needed && request.needs_tracking(vm) {
         let why = "its disks need consolidation, and a snapshot now could make tracking say too little: in vSphere, \
                    Snapshots, Consolidate";
         return Err(VsphereError::blocked(context(), why));
@@ -340,7 +365,7 @@ fn judge_others(vm: &Vm, request: &Request) -> Result<()> {
         let why = format!("it has a snapshot of migration {owner} of warmd: wait for that one, or cancel it");
         return Err(VsphereError::blocked(format!("{} ({})", vm.name, vm.of.id), why));
     }
-    if !request.is_warm() {
+    if !request.needs_tracking(vm) {
         return Ok(());
     }
     let names: Vec<String> = others.iter().map(|node| told(node)).collect();
@@ -350,6 +375,11 @@ fn judge_others(vm: &Vm, request: &Request) -> Result<()> {
         names.join(", ")
     );
     Err(VsphereError::blocked(format!("{} ({})", vm.name, vm.of.id), why))
+}
+
+/// Whether nothing on the VM makes its change tracking wrong.
+fn is_trackable(vm: &Vm, owner: &Owner) -> bool {
+    tracking::snapshots_of_others(vm, |node| owner.has_made(node)).is_empty() && !vm.consolidation_needed
 }
 
 fn told(node: &SnapshotNode) -> String {
@@ -441,6 +471,17 @@ mod tests {
         let off = Vm { power: Some(Power::Off), snapshots: vec![node("old", "")], ..vm() };
         judge(&off, &request(true, false)).unwrap();
         assert!(judge(&off, &request(true, true)).is_err());
+        // Its passes before the final one are of a VM that is off, too.
+        judge(&off, &request(false, false)).unwrap();
+        assert!(!is_trackable(&off, &Owner::new("m-1")) && is_trackable(&vm(), &Owner::new("m-1")));
+        let untracked =
+            Mark { disk: DISK.to_owned(), capacity: 1, snapshot: "s".to_owned(), change_id: None };
+        let mut again = request(true, false);
+        again.disks[0].1 = Some(untracked.write());
+        judge(&off, &again).unwrap();
+        for power in [Some(Power::On), None] {
+            assert!(judge(&Vm { power, ..off.clone() }, &request(false, false)).is_err());
+        }
     }
 
     #[test]

@@ -39,14 +39,6 @@ impl Node {
         self
     }
 
-    /// The same with the simple type said, where the declared one is open.
-    pub fn typed_text(mut self, name: &str, kind: &str, value: impl Display) -> Self {
-        self.open(name, &format!(" xsi:type=\"{kind}\""));
-        escape(&value.to_string(), &mut self.0);
-        self.close(name);
-        self
-    }
-
     /// A reference to an object.
     pub fn object(mut self, name: &str, of: &MoRef) -> Self {
         let mut kind = String::new();

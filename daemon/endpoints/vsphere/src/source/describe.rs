@@ -13,8 +13,10 @@ use warmd_core::{
 };
 
 use crate::{
+    Owner, Settings,
     hold_off::{Starters, held_off},
-    inventory::{self, Connection, Disk, Power, Vm},
+    inventory::{self, Connection, Disk, Power, Tools, Vm},
+    settings::Quiesce,
     tracking,
 };
 
@@ -112,14 +114,21 @@ pub(super) fn machine(vm: &Vm, may_track: bool) -> Result<Machine, SourceError> 
 }
 
 /// One line of the list.
-pub(super) fn summary(vm: &Vm, may_track: bool) -> VmSummary {
+pub(super) fn summary(vm: &Vm, settings: &Settings) -> VmSummary {
+    let may_track = settings.enable_change_tracking;
     let mut warnings = Vec::new();
     let is_connected = vm.connection == Some(Connection::Connected) && vm.host_connected != Some(false);
     if !is_connected {
         warnings.push("vCenter does not reach it or its host: what the list shows of it is old".to_owned());
     }
     warnings.extend(held_off(vm));
-    warnings.extend(objections(vm, &Starters::default()).into_iter().map(|objection| objection.found));
+    let objections = objections(vm, &Starters::default(), settings);
+    // That tracking will be switched on is no news in a list.
+    let objections = objections.into_iter().filter(|objection| objection.rule != Rule::TrackingSwitchedOn);
+    warnings.extend(objections.map(|objection| match objection.rule {
+        Rule::ForeignSnapshots | Rule::VmHasSnapshots => format!("it has snapshots: {}", objection.found),
+        _ => objection.found,
+    }));
     let tracked = vm.disks.iter().filter(|disk| untracked(vm, disk, may_track).is_none());
     VmSummary {
         id: vm_id(vm),
@@ -138,8 +147,18 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
+fn tools(tools: Tools) -> &'static str {
+    match tools {
+        Tools::Running => "they run",
+        Tools::NotRunning => "they do not run in the guest",
+        Tools::NotInstalled => "they are not installed in the guest",
+        Tools::Unknown => "vSphere does not say whether they run",
+    }
+}
+
 /// What stands in the way, or is to be known before.
-pub(super) fn objections(vm: &Vm, starters: &Starters) -> Vec<Objection> {
+pub(super) fn objections(vm: &Vm, starters: &Starters, settings: &Settings) -> Vec<Objection> {
+    let may_track = settings.enable_change_tracking;
     let mut found = Vec::new();
     let mut object = |rule, text: String| found.push(Objection::new(rule, text));
     for disk in &vm.disks {
@@ -167,18 +186,22 @@ pub(super) fn objections(vm: &Vm, starters: &Starters) -> Vec<Objection> {
             format!("{device}: it is a device of the source's host, and stays behind"),
         );
     }
-    if !vm.snapshots.is_empty() {
-        let names: Vec<_> = vm.snapshots.iter().map(|snapshot| format!("{:?}", snapshot.name)).collect();
-        let text = format!(
-            "{}: no pass can be made while it runs and has them: delete them, or wait for the end of the backup",
-            names.join(", ")
-        );
-        object(Rule::VmHasSnapshots, text);
+    // Those of warmd come and go with the passes.
+    let others = tracking::snapshots_of_others(vm, |node| Owner::of(node).is_some());
+    if !others.is_empty() {
+        let names: Vec<_> = others.iter().map(|snapshot| format!("{:?}", snapshot.name)).collect();
+        // What is not known is not off.
+        let rule = if vm.power == Some(Power::Off) { Rule::VmHasSnapshots } else { Rule::ForeignSnapshots };
+        object(rule, names.join(", "));
     }
     if vm.consolidation_needed {
-        let text =
-            "its disks need consolidation (in vSphere: Snapshots, Consolidate): no pass can be made before";
-        object(Rule::VmBusy, text.to_owned());
+        object(Rule::ConsolidationNeeded, "vSphere says that its disks need consolidation".to_owned());
+    }
+    if may_track && !vm.tracking_enabled && tracking::may_switch_on(vm).is_ok() {
+        object(Rule::TrackingSwitchedOn, "its `changeTrackingEnabled` is off".to_owned());
+    }
+    if settings.quiesce == Quiesce::Try && vm.power != Some(Power::Off) && vm.tools != Tools::Running {
+        object(Rule::QuiesceUnavailable, format!("VMware Tools: {}", tools(vm.tools)));
     }
     if let Some(question) = &vm.question {
         object(

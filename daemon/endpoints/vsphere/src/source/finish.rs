@@ -8,6 +8,7 @@ use warmd_core::{
 };
 
 use crate::{
+    error::During as _,
     inventory::{Connection, Vm},
     tracking,
     vim::server,
@@ -32,13 +33,7 @@ impl VsphereSource {
         let context = || format!("VM {id}: looking whether it can be read and started once it is off");
         let vm = self.vsphere.vm(&vm.0).await?;
         judge(&vm, disks).map_err(|(kind, why)| SourceError::new(kind, context(), why))?;
-        let granted = server::privileges(self.vsphere.client(), &vm.of, &PRIVILEGES).await?;
-        let missing: Vec<&str> =
-            PRIVILEGES.into_iter().zip(granted).filter(|(_, granted)| !granted).map(|(id, _)| id).collect();
-        if !missing.is_empty() {
-            let why = format!("the user lacks privileges on it: {}", missing.join(", "));
-            return Err(SourceError::new(SourceErrorKind::Refused, context(), why));
-        }
+        server::require(self.vsphere.client(), &vm.of, &PRIVILEGES).await.during(context)?;
         crate::reader::check(&self.vsphere.settings().reader).await.map(drop).map_err(|error| {
             let why = format!("{error}; {}", error.remedy());
             SourceError::new(SourceErrorKind::Refused, context(), why)

@@ -9,10 +9,11 @@ mod describe;
 mod error;
 mod finish;
 mod leftovers;
+mod reading;
 mod snapshot;
 mod turn;
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, sync::Arc};
 
 use async_trait::async_trait;
 use warmd_cbt::mark::ChangeMark;
@@ -20,7 +21,8 @@ use warmd_core::{
     model::{
         id::{DiskKey, MigrationId, VmId},
         machine::{Machine, MachineDisk, PowerState, VmSummary},
-        rule::Objection,
+        plan::snapshots::SnapshotPolicy,
+        rule::{Objection, Rule},
     },
     sources::{
         HoldOff, HowStopped, Leftover, MigratedMark, Quota, ShutdownPolicy, Snapshot, SnapshotRequest,
@@ -28,7 +30,7 @@ use warmd_core::{
     },
 };
 
-use crate::{Owner, Settings, Vsphere, doctor::Severity, power, settings::Capacity, soap::MoRef};
+use crate::{Owner, Settings, Vsphere, doctor::Severity, power, settings::Capacity, soap::MoRef, vim::tasks};
 
 use describe::vm_id;
 use turn::Turns;
@@ -100,10 +102,14 @@ impl Source for VsphereSource {
             .collect()
     }
 
+    fn with_policy(&self, policy: SnapshotPolicy) -> Option<Arc<dyn Source>> {
+        Some(Arc::new(Self { vsphere: self.vsphere.with_policy(policy), turns: self.turns.clone() }))
+    }
+
     async fn vms(&self) -> Result<Vec<VmSummary>, SourceError> {
         let vms = self.vsphere.vms().await?;
-        let may_track = self.may_track();
-        Ok(vms.iter().map(|vm| describe::summary(vm, may_track)).collect())
+        let settings = self.vsphere.settings();
+        Ok(vms.iter().map(|vm| describe::summary(vm, settings)).collect())
     }
 
     async fn names(&self) -> Result<Vec<(VmId, String)>, SourceError> {
@@ -120,7 +126,11 @@ impl Source for VsphereSource {
         let vm = self.vsphere.vm(&vm.0).await?;
         // No migration's: what is held off by one is told, too.
         let starters = self.vsphere.starters(&vm.of, &Owner::new("")).await?;
-        Ok(describe::objections(&vm, &starters))
+        let mut found = describe::objections(&vm, &starters, self.vsphere.settings());
+        if let Some(task) = tasks::first_open(self.vsphere.client(), &vm.recent_tasks).await? {
+            found.push(Objection::new(Rule::VmBusy, task.to_string()));
+        }
+        Ok(found)
     }
 
     async fn can_finish(&self, vm: &VmId, disks: &[DiskKey]) -> Result<(), SourceError> {
@@ -145,7 +155,8 @@ impl Source for VsphereSource {
         owner: MigrationId,
         keep: &[ChangeMark],
     ) -> Result<Vec<Leftover>, SourceError> {
-        // A change id holds nothing on the server; tracking that was switched on for the migration ends with its last.
+        // A change id holds nothing on the server; tracking that was switched on for the migration ends with
+        // its last.
         if keep.is_empty() { self.restore_tracking(vm, owner).await } else { Ok(Vec::new()) }
     }
 
@@ -185,6 +196,10 @@ impl Source for VsphereSource {
 
     fn host(&self, machine: &Machine) -> Option<String> {
         machine.host.clone()
+    }
+
+    async fn current_host(&self, vm: &VmId) -> Result<Option<String>, SourceError> {
+        Ok(self.vsphere.vm(&vm.0).await?.host)
     }
 
     fn quotas(&self) -> SourceQuotas {

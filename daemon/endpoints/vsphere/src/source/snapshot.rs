@@ -28,7 +28,7 @@ use crate::{
     snapshot::{Request, Taken},
 };
 
-use super::{VsphereSource, owner_of};
+use super::{VsphereSource, owner_of, reading::ReaderDisk};
 
 /// A reader's child that died is started again meanwhile.
 const RECONNECT: Duration = Duration::from_secs(90);
@@ -43,7 +43,7 @@ struct VsphereSnapshot {
     disks: Vec<SnapshotDisk>,
     anchors: BTreeMap<DiskKey, Option<ChangeMark>>,
     is_final: bool,
-    open: tokio::sync::Mutex<BTreeMap<DiskKey, Arc<NbdDisk>>>,
+    open: tokio::sync::Mutex<BTreeMap<DiskKey, Arc<ReaderDisk>>>,
     readers: Mutex<Vec<Reader>>,
 }
 
@@ -92,7 +92,7 @@ impl VsphereSource {
 }
 
 impl VsphereSnapshot {
-    async fn connect(&self, key: &DiskKey) -> Result<NbdDisk, SourceError> {
+    async fn connect(&self, key: &DiskKey) -> Result<ReaderDisk, SourceError> {
         let context = || format!("VM {}: opening disk {key}", self.vm);
         let reader = self.source.vsphere.reader(&self.taken, &key.0).await?;
         let mut options = match (reader.socket(), reader.uri()) {
@@ -113,7 +113,7 @@ impl VsphereSnapshot {
         match NbdDisk::open(options).await {
             Ok(disk) => {
                 self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
-                Ok(disk)
+                Ok(ReaderDisk::new(disk))
             }
             Err(error) => {
                 let complaint = reader.complaint().await;
@@ -149,6 +149,10 @@ impl Snapshot for VsphereSnapshot {
         let disk = Arc::new(self.connect(key).await?);
         open.insert(key.clone(), Arc::clone(&disk));
         Ok(disk as Arc<dyn ReadDisk>)
+    }
+
+    fn made_in(&self) -> Option<Duration> {
+        self.taken.made_in
     }
 
     fn given_up(&self) -> Option<SourceError> {

@@ -1,7 +1,7 @@
 //! How many snapshots of one vCenter are made or removed at a time.
 //!
-//! Rule: only a snapshot of a VM that runs waits for its turn. With the VM off nothing waits, and a removal neither: a redo
-//! log grows meanwhile. Both count.
+//! Rule: only a snapshot of a VM that runs waits for its turn. With the VM off nothing waits, and a removal
+//! neither: a redo log grows meanwhile. Both count.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
 //! The line in a VM's notes that says that warmd switched tracking on.
 //!
-//! Rule: it is written in the same call as the switch, so that neither is there without the other after a crash; and it
-//! names the migration at whose end tracking is switched off again.
+//! Rule: it is written in the same call as the switch, so that neither is there without the other after a
+//! crash; and it names the migration at whose end tracking is switched off again.
 
 use crate::snapshot::Owner;
 

@@ -32,6 +32,22 @@ pub struct PowerInfo {
     stop_action: String,
 }
 
+impl PowerInfo {
+    /// What the line says, and the host's defaults for the rest.
+    fn read(line: Option<&Element>) -> Self {
+        let text =
+            |name: &str, other: &str| line.and_then(|line| line.text_at(name)).unwrap_or(other).to_owned();
+        Self {
+            start_order: text("startOrder", "-1"),
+            start_delay: text("startDelay", "-1"),
+            wait_for_heartbeat: text("waitForHeartbeat", "systemDefault"),
+            start_action: text("startAction", "none"),
+            stop_delay: text("stopDelay", "-1"),
+            stop_action: text("stopAction", "systemDefault"),
+        }
+    }
+}
+
 impl AutoStart {
     /// Whether the VM is in the host's list to be started.
     pub fn starts(&self) -> bool {
@@ -53,30 +69,14 @@ pub async fn autostart(client: &Client, host: &MoRef, vm: &MoRef) -> Result<Auto
 fn read(manager: MoRef, config: Option<&Element>, vm: &MoRef) -> AutoStart {
     let is_host_on = config.and_then(|config| config.flag_at("defaults.enabled")) == Some(true);
     let mut all = config.into_iter().flat_map(|config| config.all("powerInfo"));
-    let info = all.find(|info| info.moref_at("key").as_ref() == Some(vm)).map(|info| {
-        let text = |name: &str, other: &str| info.text_at(name).unwrap_or(other).to_owned();
-        PowerInfo {
-            start_order: text("startOrder", "-1"),
-            start_delay: text("startDelay", "-1"),
-            wait_for_heartbeat: text("waitForHeartbeat", "systemDefault"),
-            start_action: text("startAction", "none"),
-            stop_delay: text("stopDelay", "-1"),
-            stop_action: text("stopAction", "systemDefault"),
-        }
-    });
+    let info =
+        all.find(|info| info.moref_at("key").as_ref() == Some(vm)).map(|info| PowerInfo::read(Some(info)));
     AutoStart { manager, is_host_on, info }
 }
 
 /// Takes the VM out of what its host starts, or puts it back. The rest of its line stays.
 pub async fn set_autostart(client: &Client, now: &AutoStart, vm: &MoRef, on: bool) -> Result<()> {
-    let line = now.info.clone().unwrap_or_else(|| PowerInfo {
-        start_order: "-1".to_owned(),
-        start_delay: "-1".to_owned(),
-        wait_for_heartbeat: "systemDefault".to_owned(),
-        start_action: "none".to_owned(),
-        stop_delay: "-1".to_owned(),
-        stop_action: "systemDefault".to_owned(),
-    });
+    let line = now.info.clone().unwrap_or_else(|| PowerInfo::read(None));
     let request = Request::new("ReconfigureAutostart", &now.manager, |arguments| {
         arguments.nest("spec", |spec| {
             spec.nest("powerInfo", |info| {

@@ -29,8 +29,6 @@ pub struct About {
     pub api_version: String,
     /// A vCenter, or a standalone ESXi host.
     pub is_vcenter: bool,
-    /// Of a vCenter; the id of one and the same installation.
-    pub instance_uuid: Option<String>,
 }
 
 impl About {
@@ -73,7 +71,6 @@ impl ServiceContent {
                     return Err(VsphereError::refused("reading what the server is", why));
                 }
             },
-            instance_uuid: content.text_at("about.instanceUuid").map(str::to_owned),
         };
         Ok(Self {
             about,
@@ -134,14 +131,28 @@ pub async fn privileges(client: &Client, on: &MoRef, wanted: &[&str]) -> Result<
         .collect()
 }
 
-/// The VM with this UUID: the BIOS's, or the one that vCenter gave it.
-pub async fn find_by_uuid(client: &Client, uuid: &str, is_instance: bool) -> Result<Option<MoRef>> {
+/// Fails, and names them, if the user lacks some of these privileges on the object.
+pub async fn require(client: &Client, on: &MoRef, wanted: &[&str]) -> Result<()> {
+    let granted = privileges(client, on, wanted).await?;
+    let missing = wanted.iter().zip(granted).filter(|(_, granted)| !granted);
+    let missing: Vec<&str> = missing.map(|(privilege, _)| *privilege).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let user = &client.account().user;
+    let why =
+        format!("{user} lacks privileges on it: {}; give the user a role with them", missing.join(", "));
+    Err(VsphereError::refused(on.to_string(), why))
+}
+
+/// The VM with this instance UUID, which vCenter gave it.
+pub async fn find_by_uuid(client: &Client, uuid: &str) -> Result<Option<MoRef>> {
     let content = client.content().await?;
     let Some(index) = &content.search_index else {
         return Err(VsphereError::failed("FindByUuid", "the server has no search index"));
     };
     let request = Request::new("FindByUuid", index, |arguments| {
-        arguments.text("uuid", uuid).text("vmSearch", true).text("instanceUuid", is_instance)
+        arguments.text("uuid", uuid).text("vmSearch", true).text("instanceUuid", true)
     });
     Ok(client.call(&request, Repeat::Safe).await?.moref_at("returnval"))
 }
@@ -187,7 +198,6 @@ mod tests {
             full_name: String::new(),
             api_version: version.to_owned(),
             is_vcenter: true,
-            instance_uuid: None,
         };
         for (version, too_old) in
             [("6.5", false), ("6.0", true), ("10.0.1", false), ("5.5", true), ("x", true), ("9.0.0.0", false)]

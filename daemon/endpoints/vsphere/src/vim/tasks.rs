@@ -4,9 +4,8 @@
 //! neither. A server that does not answer meanwhile is waited for too. A task that the server does not know
 //! any more may have succeeded: the caller looks.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use chrono::{DateTime, Utc};
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -25,7 +24,7 @@ const LAST_POLL: Duration = Duration::from_secs(1);
 /// After this, a task that is waited for is told once.
 const TELL: Duration = Duration::from_secs(20);
 
-const PATHS: [&str; 9] = [
+const PATHS: [&str; 8] = [
     "info.state",
     "info.descriptionId",
     "info.progress",
@@ -33,7 +32,6 @@ const PATHS: [&str; 9] = [
     "info.result",
     "info.startTime",
     "info.completeTime",
-    "info.queueTime",
     "info.reason",
 ];
 
@@ -57,13 +55,21 @@ pub struct Done {
 /// A task that has not ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
-    pub task: MoRef,
     /// What it does, by the API's name: `VirtualMachine.createSnapshot`.
     pub what: String,
     pub progress: Option<u8>,
     /// Who began it.
     pub by: Option<String>,
-    pub since: Option<DateTime<Utc>>,
+}
+
+impl fmt::Display for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a task runs on it: {}", self.what)?;
+        if let Some(by) = &self.by {
+            write!(f, ", begun by {by}")?;
+        }
+        self.progress.map_or(Ok(()), |percent| write!(f, ", at {percent} %"))
+    }
 }
 
 /// Where a task is.
@@ -74,17 +80,10 @@ enum Standing {
     Failed(Fault),
 }
 
-/// Waits until the task has ended. `progress` is told its per cent as they change.
-pub async fn wait(
-    client: &Client,
-    task: &MoRef,
-    within: Duration,
-    at_deadline: AtDeadline,
-    mut progress: impl FnMut(u8),
-) -> Result<Done> {
+/// Waits until the task has ended.
+pub async fn wait(client: &Client, task: &MoRef, within: Duration, at_deadline: AtDeadline) -> Result<Done> {
     let begun = Instant::now();
     let mut pause = FIRST_POLL;
-    let mut last = None;
     let mut told = false;
     loop {
         let context = || format!("{task}: waiting for its end");
@@ -93,10 +92,6 @@ pub async fn wait(
             Ok(Standing::Done(done)) => return Ok(done),
             Ok(Standing::Failed(fault)) => return Err(VsphereError::of_fault(context(), fault)),
             Ok(Standing::Open(running)) => {
-                if running.progress.is_some() && running.progress != last {
-                    last = running.progress;
-                    progress(last.unwrap_or_default());
-                }
                 if !told && begun.elapsed() > TELL {
                     told = true;
                     tracing::info!(%task, what = running.what, progress = ?running.progress, "waiting for a task");
@@ -145,11 +140,9 @@ fn standing(object: &Object) -> Result<Standing> {
     let state = object.need_text("info.state")?;
     Ok(match state {
         "queued" | "running" => Standing::Open(Running {
-            task: object.of.clone(),
             what: object.text("info.descriptionId").unwrap_or("a task").to_owned(),
             progress: object.text("info.progress").and_then(|text| text.parse().ok()),
             by: object.get("info.reason").and_then(|reason| reason.text_at("userName")).map(str::to_owned),
-            since: object.get("info.startTime").or_else(|| object.get("info.queueTime")).and_then(time),
         }),
         "success" => {
             let at = |name: &str| object.get(name).and_then(time);
@@ -167,30 +160,23 @@ fn standing(object: &Object) -> Result<Standing> {
     })
 }
 
-/// Those of the tasks that have not ended. Tasks that the server has forgotten have.
-pub async fn running(client: &Client, tasks: &[MoRef]) -> Result<Vec<Running>> {
-    let mut open = Vec::new();
+/// The first of the tasks that has not ended. Tasks that the server has forgotten have.
+pub async fn first_open(client: &Client, tasks: &[MoRef]) -> Result<Option<Running>> {
     // One by one: a single one that is gone fails a call for all.
     for task in tasks {
-        match properties::of_all(
-            client,
-            std::slice::from_ref(task),
-            &[Wanted { kind: "Task", paths: &PATHS }],
-        )
-        .await
-        {
-            Ok(objects) => {
-                for object in &objects {
-                    if let Standing::Open(running) = standing(object)? {
-                        open.push(running);
-                    }
-                }
-            }
-            Err(error) if error.is_gone() => {}
+        let wanted = Wanted { kind: "Task", paths: &PATHS };
+        let objects = match properties::of_all(client, std::slice::from_ref(task), &[wanted]).await {
+            Ok(objects) => objects,
+            Err(error) if error.is_gone() => continue,
             Err(error) => return Err(error),
+        };
+        for object in &objects {
+            if let Standing::Open(running) = standing(object)? {
+                return Ok(Some(running));
+            }
         }
     }
-    Ok(open)
+    Ok(None)
 }
 
 #[cfg(test)]

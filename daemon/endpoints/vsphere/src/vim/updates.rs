@@ -1,7 +1,7 @@
 //! Updates of many objects by WaitForUpdatesEx: the whole state at first, then what changed.
 //!
-//! Rule: a collector of our own, so that its filters and versions belong to no other client. It belongs to the
-//! session: when that ends, everything begins again.
+//! Rule: a collector of our own, so that its filters and versions belong to no other client. It belongs to
+//! the session: when that ends, everything begins again.
 
 use std::time::Duration;
 

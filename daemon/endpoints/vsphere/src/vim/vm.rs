@@ -65,7 +65,8 @@ pub async fn reconfigure(client: &Client, vm: &MoRef, spec: impl FnOnce(Node) ->
     start_task(client, "ReconfigVM_Task", vm, |arguments| arguments.nest("spec", spec)).await
 }
 
-/// Notes as they are sent: an empty text may be taken for one that is not given, so notes are emptied by a blank.
+/// Notes as they are sent: an empty text may be taken for one that is not given, so notes are emptied by a
+/// blank.
 pub fn notes(text: &str) -> &str {
     if text.is_empty() { " " } else { text }
 }

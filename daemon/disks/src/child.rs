@@ -1,6 +1,6 @@
 //! A child process that can outlive neither its deadline nor the daemon, fed from memory, its output bounded.
 
-use std::{fs::File, io, process::Stdio, time::Duration};
+use std::{ffi::OsStr, fs::File, io, process::Stdio, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
@@ -8,31 +8,24 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    error::{ImageError, ImageErrorKind},
-    spawner,
-};
+use crate::spawner;
 
 /// The most bytes that an answer may have.
-pub(super) const MAX_OUTPUT: usize = 4 << 20;
-
-/// The part of the daemon's environment that a child gets: search paths, and no secret that the configuration
-/// names there.
-const PASSED_ON: [&str; 6] = ["PATH", "HOME", "USER", "TMPDIR", "TZ", "XDG_RUNTIME_DIR"];
+pub const MAX_OUTPUT: usize = 4 << 20;
 
 const MAX_STDERR: usize = 64 << 10;
 
 /// A child that ended on its own.
 #[derive(Debug)]
-pub(super) struct ChildOutput {
-    pub(super) success: bool,
-    pub(super) stdout: Vec<u8>,
-    pub(super) stderr: String,
+pub struct ChildOutput {
+    pub success: bool,
+    pub stdout: Vec<u8>,
+    pub stderr: String,
 }
 
 /// Why a child did not end on its own, or did not begin.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ChildError {
+pub enum ChildError {
     #[error("{0} is not installed")]
     Missing(String),
     #[error("no answer within {} s", .0.as_secs_f32())]
@@ -43,30 +36,19 @@ pub(super) enum ChildError {
     Io(#[from] io::Error),
 }
 
-/// As the error of a call.
-pub(super) fn error_of(call: String, error: ChildError) -> ImageError {
-    let kind = match &error {
-        ChildError::Missing(_) => ImageErrorKind::MissingTool,
-        ChildError::Timeout(_) => ImageErrorKind::Timeout,
-        ChildError::TooLong(_) => ImageErrorKind::Malformed,
-        ChildError::Io(_) => ImageErrorKind::Failed,
-    };
-    ImageError::new(kind, call, error)
-}
-
 /// The stdin of a child.
 #[derive(Debug)]
-pub(super) enum ChildInput<'a> {
+pub enum ChildInput<'a> {
     Nothing,
     Text(&'a str),
     /// Not to be read: the file is only kept open, and with it its locks, for as long as the child lives.
     Held(File),
 }
 
-/// Runs `program`, in the C locale. Without `input` its stdin is empty. The child ends with this future in
-/// all cases.
-pub(super) async fn run(
-    program: &str,
+/// Runs `program` with the environment of [`spawner::command`]. Without `input` its stdin is empty. The child
+/// ends with this future in all cases.
+pub async fn run(
+    program: impl AsRef<OsStr>,
     args: &[&str],
     input: Option<&str>,
     deadline: Duration,
@@ -76,8 +58,8 @@ pub(super) async fn run(
 }
 
 /// The same, with another stdin, and an answer of at most `most` bytes.
-pub(super) async fn run_with(
-    program: &str,
+pub async fn run_with(
+    program: impl AsRef<OsStr>,
     args: &[&str],
     input: ChildInput<'_>,
     deadline: Duration,
@@ -88,22 +70,12 @@ pub(super) async fn run_with(
         ChildInput::Text(text) => (Stdio::piped(), Some(text)),
         ChildInput::Held(file) => (Stdio::from(file), None),
     };
-    let mut command = Command::new(program);
-    command
-        .args(args)
-        .env_clear()
-        .envs(std::env::vars_os().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)))
-        .env("LC_ALL", "C")
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // A Ctrl-C for the daemon must not interrupt a running call.
-        .process_group(0)
-        .kill_on_drop(true);
+    let mut command = spawner::command(&program);
+    command.args(args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
     timeout(deadline, finish(command, input, most)).await.map_err(|_| ChildError::Timeout(deadline))?.map_err(
         |error| match error {
             ChildError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
-                ChildError::Missing(program.to_owned())
+                ChildError::Missing(program.as_ref().to_string_lossy().into_owned())
             }
             other => other,
         },
@@ -166,7 +138,7 @@ mod tests {
         let seen = String::from_utf8(run("env", &[], None, SOON).await.unwrap().stdout).unwrap();
         let names: Vec<_> = seen.lines().filter_map(|line| line.split('=').next()).collect();
         assert!(names.contains(&"PATH"), "{seen}");
-        assert!(names.iter().all(|name| *name == "LC_ALL" || PASSED_ON.contains(name)), "{seen}");
+        assert!(names.iter().all(|name| *name == "LC_ALL" || spawner::PASSED_ON.contains(name)), "{seen}");
     }
 
     #[tokio::test]

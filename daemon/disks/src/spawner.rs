@@ -2,11 +2,12 @@
 //!
 //! Rule: a child is set to die with its parent before it runs anything. For the kernel a child's parent is
 //! the thread that started it, and the runtime's threads come and go: so one thread starts them all, and it
-//! never ends.
+//! never ends. A child gets no part of the daemon's environment that can have a secret.
 
 #![allow(unsafe_code, reason = "what a child does between fork and exec; two system calls")]
 
 use std::{
+    ffi::OsStr,
     io,
     sync::{Mutex, PoisonError, mpsc},
 };
@@ -18,6 +19,10 @@ use tokio::{
     sync::oneshot,
 };
 
+/// The part of the daemon's environment that a child gets: search paths, and no secret that the configuration
+/// names there.
+pub(crate) const PASSED_ON: [&str; 6] = ["PATH", "HOME", "USER", "TMPDIR", "TZ", "XDG_RUNTIME_DIR"];
+
 /// A child to start.
 struct Order {
     command: Command,
@@ -28,8 +33,21 @@ struct Order {
 
 static ORDERS: Mutex<Option<mpsc::Sender<Order>>> = Mutex::new(None);
 
+/// A command in the C locale, with an environment of its own. The child ends when its handle is dropped.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| PASSED_ON.iter().any(|passed| name == passed)))
+        .env("LC_ALL", "C")
+        // A Ctrl-C for the daemon must not interrupt a running call.
+        .process_group(0)
+        .kill_on_drop(true);
+    command
+}
+
 /// Starts it. The child ends with the daemon in all cases.
-pub(super) async fn spawn(mut command: Command) -> io::Result<Child> {
+pub async fn spawn(mut command: Command) -> io::Result<Child> {
     let daemon = getpid();
     let die_with_it = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
