@@ -273,7 +273,7 @@ impl Opened {
         let mut sum = PassFigures::default();
         for outcome in outcomes {
             let outcome = outcome?;
-            ensure!(outcome.finished || stop_after.is_some(), "a pass stopped by itself");
+            ensure!(outcome.finished || stop_after.is_some(), "a pass stopped without a request");
             sum += outcome.figures;
         }
         if knobs.telemetry {

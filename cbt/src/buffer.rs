@@ -5,8 +5,8 @@
 //!
 //! A target gets a share of the pool ([`BufferPool::share`]), so that a hanging target leaves buffers for the
 //! others, and the reserve is for final passes alone, whose VMs are off. The buffer of an abandoned call that
-//! may never end is written off ([`Loan::write_off`]): another takes its place at once, and its memory is
-//! freed should the call end. At most as many as the pool has are written off at a time: memory is at most
+//! may never end is written off ([`BufferLoan::write_off`]): another takes its place at once, and its memory
+//! is freed should the call end. At most as many as the pool has are written off at a time: memory is at most
 //! doubled.
 
 use std::{
@@ -123,8 +123,10 @@ impl BufferPool {
         let recycled = self.shared.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let memory = recycled.unwrap_or_else(|| vec![0; self.shared.capacity + ALIGNMENT]);
         let start = memory.as_ptr().align_offset(ALIGNMENT);
-        let home =
-            Loan { shared: Arc::clone(&self.shared), lent: Arc::new(Mutex::new(Lent::Held(permit, quota))) };
+        let home = BufferLoan {
+            shared: Arc::clone(&self.shared),
+            lent: Arc::new(Mutex::new(LoanState::Held(permit, quota))),
+        };
         Buffer { memory, start, len, home: Some(home) }
     }
 
@@ -165,48 +167,48 @@ impl fmt::Debug for BufferPool {
 
 /// A buffer's place in its pool.
 #[derive(Clone)]
-pub struct Loan {
+pub struct BufferLoan {
     shared: Arc<Shared>,
-    lent: Arc<Mutex<Lent>>,
+    lent: Arc<Mutex<LoanState>>,
 }
 
-enum Lent {
+enum LoanState {
     /// The pool's place, and the share's.
     Held(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     WrittenOff,
     GivenBack,
 }
 
-impl Loan {
+impl BufferLoan {
     /// Lets another buffer take this one's place, which may never come back; not if as many as the pool has
     /// are written off already, or it came back meanwhile. Returns whether it did.
     pub fn write_off(&self) -> bool {
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
         let one_more = |now: usize| (now < self.shared.count).then_some(now + 1);
-        let counted = matches!(*lent, Lent::Held(..))
+        let counted = matches!(*lent, LoanState::Held(..))
             && self.shared.written_off.fetch_update(SeqCst, SeqCst, one_more).is_ok();
         if counted {
-            *lent = Lent::WrittenOff;
+            *lent = LoanState::WrittenOff;
         }
         counted
     }
 
     fn give_back(&self, memory: Vec<u8>) {
         let mut lent = self.lent.lock().unwrap_or_else(PoisonError::into_inner);
-        match std::mem::replace(&mut *lent, Lent::GivenBack) {
-            Lent::Held(permit, quota) => {
+        match std::mem::replace(&mut *lent, LoanState::GivenBack) {
+            LoanState::Held(permit, quota) => {
                 self.shared.free.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
                 drop((permit, quota));
             }
-            Lent::WrittenOff => {
+            LoanState::WrittenOff => {
                 self.shared.written_off.fetch_sub(1, SeqCst);
             }
-            Lent::GivenBack => {}
+            LoanState::GivenBack => {}
         }
     }
 }
 
-impl fmt::Debug for Loan {
+impl fmt::Debug for BufferLoan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loan").finish_non_exhaustive()
     }
@@ -217,7 +219,7 @@ pub struct Buffer {
     memory: Vec<u8>,
     start: usize,
     len: usize,
-    home: Option<Loan>,
+    home: Option<BufferLoan>,
 }
 
 impl Buffer {
@@ -229,7 +231,7 @@ impl Buffer {
     }
 
     /// Its place in its pool, to be written off if its user never ends; `None` outside any pool.
-    pub fn loan(&self) -> Option<Loan> {
+    pub fn loan(&self) -> Option<BufferLoan> {
         self.home.clone()
     }
 
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_target_that_hangs_leaves_the_others_theirs_and_the_urgent_the_reserve() {
+    async fn hanging_target_leaves_buffers_to_others_and_the_reserve() {
         let pool = BufferPool::with_reserve(16, 2, 4096);
         let [hung, other] = ["hung", "other"].map(|target| pool.share(target, false));
         let late = Duration::from_millis(20);

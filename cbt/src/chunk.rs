@@ -5,7 +5,7 @@
 //!
 //! Empty and full sets take no memory, up to [`LIST_MAX`] scattered blocks two bytes each, other sets a bit
 //! for each block (2 KiB). Ten million blocks scattered over 64 TiB take 30 MB this way and not the 128 MiB
-//! of a flat map. Clones share their memory until one of them is changed, so rows on their way to the store
+//! of a flat map. Clones share their memory until one of them is changed, so rows queued for the store
 //! cost nothing.
 
 use std::{ops::Range, sync::Arc};

@@ -5,9 +5,9 @@
 //!
 //! A set is an array of chunks of 1 GiB of disk ([`ChunkBits`]): 16 bytes for an empty or a full one, so a 64
 //! TiB disk costs 1 MiB without scattered blocks, and at most 128 MiB more with any. Ten million single
-//! blocks scattered over it take 24 MB (`daemon/store/examples/scale.rs`). Sorted runs of 16 bytes would take 160
-//! MB, grow without bound, and move their tail at each insert; in a B-tree, which does not, a random insert
-//! was measured at 600 ns, here at 90 (`benches/benches/extents.rs`, two cores).
+//! blocks scattered over it take 24 MB (`daemon/store/examples/scale.rs`). Sorted runs of 16 bytes would take
+//! 160 MB, grow without bound, and move their tail at each insert; in a B-tree, which does not, a random
+//! insert was measured at 600 ns, here at 90 (`benches/benches/extents.rs`, two cores).
 
 use std::ops::Range;
 

@@ -100,7 +100,8 @@ pub fn blocks_in(size: Length) -> u64 {
     size.0.div_ceil(BLOCK)
 }
 
-/// A run of bytes on a disk: never empty, never past [`MAX_DISK`]. In a message it is its start and its length.
+/// A run of bytes on a disk: never empty, never past [`MAX_DISK`]. In a message it is its start and its
+/// length.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "(Offset, Length)", into = "(Offset, Length)")]
 pub struct Extent {

@@ -24,7 +24,7 @@ pub struct Calendar {
 
 /// Why a calendar is open or closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Because {
+pub enum CalendarReason {
     /// It has no windows, and no blackout now.
     Unbound,
     /// This window is open.
@@ -35,7 +35,7 @@ pub enum Because {
     Closed,
 }
 
-impl fmt::Display for Because {
+impl fmt::Display for CalendarReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unbound => f.write_str("no window or blackout forbids it"),
@@ -48,9 +48,9 @@ impl fmt::Display for Because {
 
 /// When, and why then.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Edge {
+pub struct CalendarEdge {
     pub at: DateTime<Utc>,
-    pub because: Because,
+    pub because: CalendarReason,
 }
 
 /// It is not open again within ten years.
@@ -89,19 +89,19 @@ impl Calendar {
     }
 
     /// Whether it is open at that moment, and why.
-    pub fn state(&self, at: DateTime<Utc>) -> (bool, Because) {
+    pub fn state(&self, at: DateTime<Utc>) -> (bool, CalendarReason) {
         if let Some((blackout, _)) = self.blackout(at) {
-            return (false, Because::Blackout(blackout.to_string()));
+            return (false, CalendarReason::Blackout(blackout.to_string()));
         }
         match self.window(at) {
-            Some((window, _)) => (true, Because::Window(window.to_string())),
-            None if self.windows.is_empty() => (true, Because::Unbound),
-            None => (false, Because::Closed),
+            Some((window, _)) => (true, CalendarReason::Window(window.to_string())),
+            None if self.windows.is_empty() => (true, CalendarReason::Unbound),
+            None => (false, CalendarReason::Closed),
         }
     }
 
     /// The first moment from `at` on at which it is open.
-    pub fn next_open(&self, at: DateTime<Utc>) -> Result<Edge, Never> {
+    pub fn next_open(&self, at: DateTime<Utc>) -> Result<CalendarEdge, Never> {
         let mut now = at;
         while !is_beyond(at, now) {
             if let Some((_, interval)) = self.blackout(now) {
@@ -109,7 +109,7 @@ impl Calendar {
                 continue;
             }
             if self.windows.is_empty() || self.window(now).is_some() {
-                return Ok(Edge { at: now, because: self.state(now).1 });
+                return Ok(CalendarEdge { at: now, because: self.state(now).1 });
             }
             let starts =
                 self.windows.iter().filter_map(|each| each.after(now, Reading::Narrow, &self.holidays));
@@ -122,12 +122,12 @@ impl Calendar {
     }
 
     /// The first moment from `at` on at which it is closed; none if it does not close within ten years.
-    pub fn next_close(&self, at: DateTime<Utc>) -> Option<Edge> {
+    pub fn next_close(&self, at: DateTime<Utc>) -> Option<CalendarEdge> {
         let mut now = at;
         while !is_beyond(at, now) {
             let (open, because) = self.state(now);
             if !open {
-                return Some(Edge { at: now, because });
+                return Some(CalendarEdge { at: now, because });
             }
             let blackouts =
                 self.blackouts.iter().filter_map(|each| each.after(now, Reading::Wide, &self.holidays));
@@ -142,7 +142,7 @@ impl Calendar {
     }
 
     /// The first moment after `at` at which it opens or closes, and whether it opens; none within ten years.
-    pub fn next_change(&self, at: DateTime<Utc>) -> Option<(Edge, bool)> {
+    pub fn next_change(&self, at: DateTime<Utc>) -> Option<(CalendarEdge, bool)> {
         if self.is_open(at) {
             self.next_close(at).map(|answer| (answer, false))
         } else {

@@ -19,7 +19,7 @@ const MEAN_HALF_LIFE: f64 = 24.0;
 /// Share of new bytes that is spread evenly, so that an hour that was quiet can be busy again.
 const EVENLY: f64 = 0.1;
 /// Longer times between snapshots say nothing about hours, in hours.
-const TELLING: f64 = 8.0 * 24.0;
+const LONGEST_SPAN: f64 = 8.0 * 24.0;
 
 /// One disk's change rate. It is saved with the disk; without any observation nothing is predicted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,7 +56,7 @@ impl HourlyChangeRate {
             return;
         }
         let rate = bytes as f64 / seconds;
-        if seconds / 3600.0 <= TELLING {
+        if seconds / 3600.0 <= LONGEST_SPAN {
             let even = EVENLY * rate + f64::MIN_POSITIVE;
             let slices: Vec<_> = slices(from, to, zone).collect();
             let known = |hour: usize| self.hour(hour).unwrap_or(rate) + even;
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_observed_is_nothing_known_and_nonsense_is_not_learned() {
+    fn change_rate_is_unknown_unobserved_and_ignores_nonsense() {
         let mut rhythm = HourlyChangeRate::default();
         assert!(!ExpectedChange::of([&rhythm], Tz::UTC).known);
         rhythm.observe(5, start(), start(), Tz::UTC);

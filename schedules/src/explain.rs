@@ -25,7 +25,7 @@ const PLAYED: usize = 5_000;
 
 /// What is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum ExplainedDecision {
     /// Data may be copied from now on.
     PassAllowed,
     /// No data may be copied from now on.
@@ -42,7 +42,7 @@ pub enum What {
     Limits,
 }
 
-impl fmt::Display for What {
+impl fmt::Display for ExplainedDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::PassAllowed => "pass allowed",
@@ -62,7 +62,7 @@ pub struct ScheduleDecision {
     pub at: DateTime<Utc>,
     /// In which its times are shown.
     pub zone: Tz,
-    pub what: What,
+    pub what: ExplainedDecision,
     pub why: String,
 }
 
@@ -123,7 +123,7 @@ impl Timeline<'_> {
                     } else {
                         String::new()
                     };
-                    self.tell(at, What::Pass, format!("{why}{length}"));
+                    self.tell(at, ExplainedDecision::Pass, format!("{why}{length}"));
                     let ended = self.play(at);
                     pass = self.next_pass(ended);
                 }
@@ -153,7 +153,7 @@ impl Timeline<'_> {
         let Some(end) = end else {
             let spacing = started.map(|last| about_span((first - last.snapshot).as_seconds_f64()));
             let why = format!("about {} apart, nothing stops them", spacing.unwrap_or_default());
-            self.tell(first, What::Passes, why);
+            self.tell(first, ExplainedDecision::Passes, why);
             return None;
         };
         let (mut count, mut last, mut next) = (0, first, Some((first, String::new())));
@@ -177,7 +177,7 @@ impl Timeline<'_> {
                 format!("{count} more, about {spacing} apart, until {}", moment(zone, end))
             }
         };
-        self.tell(first, What::Passes, why);
+        self.tell(first, ExplainedDecision::Passes, why);
         next
     }
 
@@ -218,16 +218,22 @@ impl Timeline<'_> {
 
     fn copying(&mut self, at: DateTime<Utc>) {
         let rules = self.rules;
-        self.stands(at, &rules.copy, What::PassAllowed, What::PassBlocked);
+        self.stands(at, &rules.copy, ExplainedDecision::PassAllowed, ExplainedDecision::PassBlocked);
     }
 
     fn cutover(&mut self, at: DateTime<Utc>) {
         let rules = self.rules;
-        self.stands(at, &rules.cutover, What::CutoverAllowed, What::CutoverBlocked);
+        self.stands(at, &rules.cutover, ExplainedDecision::CutoverAllowed, ExplainedDecision::CutoverBlocked);
     }
 
     /// The state of `calendar` at that moment, and its end.
-    fn stands(&mut self, at: DateTime<Utc>, calendar: &Calendar, open: What, closed: What) {
+    fn stands(
+        &mut self,
+        at: DateTime<Utc>,
+        calendar: &Calendar,
+        open: ExplainedDecision,
+        closed: ExplainedDecision,
+    ) {
         match self.rules.shut(calendar, at) {
             None => {
                 let (because, until) = (calendar.state(at).1, calendar.next_close(at).map(|close| close.at));
@@ -243,14 +249,14 @@ impl Timeline<'_> {
     fn limits(&mut self, at: DateTime<Utc>) {
         let quotas = &self.rules.quotas;
         let why = format!("{}: {}", quotas.at(at).in_words(), quotas.why(at));
-        self.tell(at, What::Limits, why);
+        self.tell(at, ExplainedDecision::Limits, why);
     }
 
     fn until(&self, until: Option<DateTime<Utc>>) -> String {
         until.map_or_else(String::new, |until| format!(", until {}", moment(self.rules.zone, until)))
     }
 
-    fn tell(&mut self, at: DateTime<Utc>, what: What, why: String) {
+    fn tell(&mut self, at: DateTime<Utc>, what: ExplainedDecision, why: String) {
         self.told.push(ScheduleDecision { at, zone: self.rules.zone, what, why });
     }
 }

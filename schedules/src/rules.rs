@@ -11,7 +11,7 @@ use chrono_tz::Tz;
 
 use crate::{
     adaptive::Adaptive,
-    calendar::{Calendar, Edge},
+    calendar::{Calendar, CalendarEdge},
     change_rate::ExpectedChange,
     cron::Cron,
     quota::Quotas,
@@ -195,14 +195,14 @@ impl Rules {
 
     /// How long data may be copied without a break from `now` on: until when, and why not longer; `None` is
     /// for ever.
-    pub fn copy_until(&self, now: DateTime<Utc>) -> Option<Edge> {
+    pub fn copy_until(&self, now: DateTime<Utc>) -> Option<CalendarEdge> {
         self.copy.next_close(now)
     }
 
     /// When the next cutover may begin that is not possible now.
-    fn opening(&self, facts: &PassHistory, now: DateTime<Utc>) -> Option<Edge> {
+    fn opening(&self, facts: &PassHistory, now: DateTime<Utc>) -> Option<CalendarEdge> {
         let asked = facts.cutover_at.filter(|at| *at > now);
-        let asked = asked.map(|at| Edge { at, because: crate::calendar::Because::Unbound });
+        let asked = asked.map(|at| CalendarEdge { at, because: crate::calendar::CalendarReason::Unbound });
         let has_opening = self.cutover.has_windows() && !self.cutover.is_open(now);
         let opens = if has_opening { self.cutover.next_open(now).ok() } else { None };
         asked.into_iter().chain(opens).min_by_key(|answer| answer.at)
@@ -220,7 +220,7 @@ impl Rules {
     /// snapshot is fresh enough.
     fn pulled_forward(
         &self,
-        opening: &Edge,
+        opening: &CalendarEdge,
         last: LastPass,
         facts: &PassHistory,
         now: DateTime<Utc>,
@@ -236,7 +236,7 @@ impl Rules {
             return None;
         }
         let what = match &opening.because {
-            crate::calendar::Because::Window(window) => format!("cutover window {window} opens"),
+            crate::calendar::CalendarReason::Window(window) => format!("cutover window {window} opens"),
             _ => "a cutover may begin".to_owned(),
         };
         let takes = about_span((lead - SPARE) / LEAD);

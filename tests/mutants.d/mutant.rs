@@ -1,8 +1,8 @@
 //! Deliberate bugs, one at a time, to see that a test catches each.
 //!
-//! Rule: it is in the copy of the tree that `tests/mutants` makes, never in the tree. The environment variable
-//! `WARMD_MUTANT=NAME` selects one bug, and the file `WARMD_MUTANT_REACHED` is created when the code reaches
-//! it.
+//! Rule: it is in the copy of the tree that `tests/mutants` makes, never in the tree. The environment
+//! variable `WARMD_MUTANT=NAME` selects one bug, and the file `WARMD_MUTANT_REACHED` is created when the code
+//! reaches it.
 
 use std::sync::OnceLock;
 

@@ -14,8 +14,8 @@ use crate::tool;
 /// Where the daemon must log for it.
 const LEVEL: &str = "\n[log]\nlevel = \"info,warmd_core::crash=trace\"\n";
 
-/// Makes `daemon`, whose environment is complete, end at `point`, `NAME` or `NAME:N`. Returns the configuration to
-/// start it with: that of `config`, with the log that this needs, beside it.
+/// Makes `daemon`, whose environment is complete, end at `point`, `NAME` or `NAME:N`. Returns the
+/// configuration to start it with: that of `config`, with the log that this needs, beside it.
 pub(crate) fn arm(daemon: &mut Command, config: &Path, point: &str) -> Result<PathBuf> {
     let library = library(config)?;
     let other = daemon.get_envs().find(|(name, _)| *name == "LD_PRELOAD").and_then(|(_, other)| other);

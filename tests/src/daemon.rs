@@ -63,7 +63,7 @@ impl Daemon {
         })
     }
 
-    /// Waits until its socket answers; false if it ended before that, as it may on its way to a crash point.
+    /// Waits until its socket answers; false if it ended before that, as it may before a crash point.
     pub fn wait_for_socket_or_end(&mut self) -> Result<bool> {
         wait_until("warmd's socket or its end", PATIENCE, || {
             if self.exited()?.is_some() {

@@ -93,7 +93,7 @@ impl VsphereRig {
         Ok(format!("[[source]]\nname = \"{SOURCE}\"\nkind = \"vsphere\"\n{}", self.lines("source")?))
     }
 
-    /// The same, for a source by itself.
+    /// The same, for a source alone.
     pub fn settings(&self) -> Result<Settings> {
         // Tables of tables: `[reader]` stands at the root here.
         Ok(toml::from_str(&self.lines("")?)?)

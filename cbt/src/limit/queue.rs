@@ -197,6 +197,6 @@ impl Drop for Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arbiter").field("waiting", &self.waiting).finish_non_exhaustive()
+        f.debug_struct("RateLimiter").field("waiting", &self.waiting).finish_non_exhaustive()
     }
 }

@@ -57,9 +57,9 @@ pub(super) struct WfqNode {
     /// Children with waiters: the charge of each, and its key.
     active: BTreeSet<(u64, u64)>,
     /// This flow's charge, at its parent.
-    had: u64,
+    charged: u64,
     /// The charge of the child served last, the highest so far.
-    level: u64,
+    virtual_time: u64,
     /// Requests that wait for no rate must not wait behind those that do.
     paid: VecDeque<Waiter>,
     unpaid: VecDeque<Waiter>,
@@ -96,7 +96,7 @@ impl WfqNode {
             [key, rest @ ..] => {
                 let Some(child) = self.children.get_mut(key) else { return };
                 if child.is_idle() {
-                    self.active.insert((child.had, *key));
+                    self.active.insert((child.charged, *key));
                 }
                 child.push(rest, waiter);
             }
@@ -111,7 +111,7 @@ impl WfqNode {
             let child = self.children.get_mut(key)?;
             let removed = child.remove(rest, id)?;
             if child.is_idle() {
-                self.active.remove(&(child.had, *key));
+                self.active.remove(&(child.charged, *key));
             }
             return Some(removed);
         }
@@ -132,17 +132,17 @@ impl WfqNode {
             }
         }
         let children = &mut self.children;
-        let (had, key, waiter) = self.active.iter().find_map(|(had, key)| {
+        let (charged, key, waiter) = self.active.iter().find_map(|(charged, key)| {
             let waiter = children.get_mut(key)?.next(now, depth + 1, wake)?;
-            Some((*had, *key, waiter))
+            Some((*charged, *key, waiter))
         })?;
-        self.active.remove(&(had, key));
+        self.active.remove(&(charged, key));
         // Regardless of unused shares in the past, it has had no less than the others.
-        self.level = self.level.max(had);
+        self.virtual_time = self.virtual_time.max(charged);
         if let Some(child) = self.children.get_mut(&key) {
-            child.had = self.level + waiter.turn(depth);
+            child.charged = self.virtual_time + waiter.turn(depth);
             if !child.is_idle() {
-                self.active.insert((child.had, key));
+                self.active.insert((child.charged, key));
             }
         }
         Some(waiter)

@@ -1,7 +1,7 @@
 //! The stages that a pass waited for, and its bottleneck.
 //!
 //! Rule: a wait is booked on the stage that holds the awaited resource. For some waits that stage is plain;
-//! buffers and room in a batch are occupied by pieces on their way, each for as long as its stages take. So
+//! buffers and room in a batch are occupied by pieces in flight, each for as long as its stages take. So
 //! these waits are split by the time that pieces spent in each stage.
 
 use std::fmt;

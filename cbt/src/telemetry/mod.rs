@@ -4,7 +4,7 @@
 //! memory. It knows none of its readers; a [`Telemetry`] is a copy of one moment, to be stored or sent.
 //!
 //! ```text
-//! plan ─▶ [limit] ─▶ [memory] ─▶ read ─▶ digest ─▶ write / zero ─▶ flush ─▶ commit      stages, each with a meter
+//! plan ─▶ [limit] ─▶ [memory] ─▶ read ─▶ digest ─▶ write / zero ─▶ flush ─▶ commit        each has a meter
 //!      a wait of the pass's own is measured where it happens and booked on the stage that it waited for
 //! ```
 

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{PassError, TransferSettings, copy::Sides, issue::PieceResult};
+use super::{PassError, TransferSettings, copy::PassShared, issue::PieceResult};
 use crate::{
     batch::Batch,
     disk::{ErrorKind, Operation},
@@ -34,7 +34,7 @@ type Committing = Pin<Box<dyn Future<Output = Result<(PassFigures, usize), PassE
 /// Collects one pass's answers.
 pub(super) struct Committer {
     ledger: Arc<Ledger>,
-    sides: Arc<Sides>,
+    sides: Arc<PassShared>,
     settings: TransferSettings,
     pass: Option<i64>,
     room: Arc<Semaphore>,
@@ -59,7 +59,7 @@ pub(super) struct CommittedBatches {
 impl Committer {
     pub(super) fn new(
         ledger: Arc<Ledger>,
-        sides: Arc<Sides>,
+        sides: Arc<PassShared>,
         settings: TransferSettings,
         pass: Option<i64>,
         room: Arc<Semaphore>,

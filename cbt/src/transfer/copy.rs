@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The part that all pieces of a pass share.
-pub(super) struct Sides {
+pub(super) struct PassShared {
     pub(super) source: Arc<dyn ReadDisk>,
     pub(super) target: Arc<dyn WriteDisk>,
     pub(super) write_slots: Semaphore,
@@ -65,7 +65,7 @@ type ReadTurn = (ReadSlot, Permit);
 
 /// The fate of a block that was read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
+enum BlockAction {
     /// The target has it already.
     Keep,
     Zero,
@@ -75,7 +75,7 @@ enum Fate {
 /// Bytes that are digested before other tasks may run: 32 µs of one core.
 const DIGEST_STRETCH: usize = 2 * BLOCK as usize;
 
-impl Sides {
+impl PassShared {
     /// Does the work. `None` if it was abandoned before its last write.
     pub(super) async fn run(
         &self,
@@ -141,9 +141,9 @@ impl Sides {
         let mut writes = Vec::new();
         for (fate, run) in runs(extent, &hashes, expected) {
             match fate {
-                Fate::Keep => figures.skipped += run.len().0,
-                Fate::Zero => zeroes.push(run),
-                Fate::Write => writes.push(run),
+                BlockAction::Keep => figures.skipped += run.len().0,
+                BlockAction::Zero => zeroes.push(run),
+                BlockAction::Write => writes.push(run),
             }
         }
         figures.zeroed = zeroes.iter().map(|run| run.len().0).sum();
@@ -264,11 +264,11 @@ fn runs(
     extent: Extent,
     hashes: &[BlockHash],
     expected: &[Option<BlockHash>],
-) -> impl Iterator<Item = (Fate, Extent)> {
+) -> impl Iterator<Item = (BlockAction, Extent)> {
     let fate = |at: usize| match (hashes[at], expected.get(at).copied().flatten()) {
-        (hash, Some(held)) if hash == held => Fate::Keep,
-        (BlockHash::ZERO, _) => Fate::Zero,
-        _ => Fate::Write,
+        (hash, Some(held)) if hash == held => BlockAction::Keep,
+        (BlockHash::ZERO, _) => BlockAction::Zero,
+        _ => BlockAction::Write,
     };
     let mut at = 0;
     std::iter::from_fn(move || {

@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 
 use super::{
     PassError, TransferSettings,
-    copy::{FinishedPiece, Piece, Sides},
+    copy::{FinishedPiece, PassShared, Piece},
     planning::{PieceWork, Planner},
     queue_depth::QueueDepth,
 };
@@ -30,7 +30,7 @@ pub(super) type PieceResult = Result<FinishedPiece, PassError>;
 /// Hands out the pieces of one pass.
 pub(super) struct Issuer {
     pub(super) planner: Planner,
-    pub(super) sides: Arc<Sides>,
+    pub(super) sides: Arc<PassShared>,
     pub(super) pool: BufferPool,
     pub(super) gate: WriteGate,
     pub(super) answers: mpsc::Sender<PieceResult>,

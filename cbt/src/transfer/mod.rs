@@ -8,7 +8,7 @@
 //! issue: plan ─▶ room in the batch ─▶ read slot ─▶ limits ─▶ buffer ─▶ spawn ┐  (the order of the disk)
 //! copy:  read ─▶ digest ─▶ write data / zeroes / nothing ────────────────────┤  (many at once, any order)
 //! commit: batch ◀─────────────────────────────────────────────────────────────┘
-//!          └─ by bytes or time ─▶ flush ─▶ ledger.drain                       (one at a time, beside the next work)
+//!          └─ by bytes or time ─▶ flush ─▶ ledger.drain                     (one at a time, beside the rest)
 //! ```
 
 mod commit;
@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, atomic::Ordering::Relaxed};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use self::{commit::Committer, copy::Sides, issue::Issuer, planning::Planner};
+use self::{commit::Committer, copy::PassShared, issue::Issuer, planning::Planner};
 pub(crate) use self::{
     copy::digest,
     queue_depth::{QueueDepth, ReadSlot},
@@ -100,7 +100,7 @@ pub async fn run_pass(job: PassJob) -> Result<DiskPassResult, PassError> {
     job.progress.total.store(job.ledger.pending_bytes().0, Relaxed);
     let progress = Arc::clone(&job.progress);
     let _running = progress.meter.run();
-    let sides = Arc::new(Sides {
+    let sides = Arc::new(PassShared {
         source: Arc::clone(&job.source),
         target: job.target,
         write_slots: Semaphore::new(settings.writes_in_flight),

@@ -97,11 +97,11 @@ impl VerifyProgress {
 
     /// The differing blocks whose content on the source differs from the manifest: an unreported
     /// change. Not taken before, and not all if they are very many.
-    pub fn take_untold(&self) -> Vec<Extent> {
+    pub fn take_unreported(&self) -> Vec<Extent> {
         std::mem::take(&mut *self.unreported.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn tell(&self, wrong: &[Extent], unreported: &[Extent]) {
+    fn report(&self, wrong: &[Extent], unreported: &[Extent]) {
         if wrong.is_empty() {
             return;
         }

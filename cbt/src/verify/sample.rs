@@ -93,7 +93,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_stratum_gives_one_block(all in 1_u64..5000, bytes in 0_u64..5000 * BLOCK, seed: u64, short in 0..BLOCK) {
+        fn every_stratum_gives_one_block(
+            all in 1_u64..5000, bytes in 0_u64..5000 * BLOCK, seed: u64, short in 0..BLOCK,
+        ) {
             let size = Length(all * BLOCK - short);
             let sample = Sample::new(size, Length(bytes), seed);
             let set = set(sample);

@@ -55,7 +55,7 @@ struct SidesHoles {
 }
 
 /// A run of which each side is one kind.
-struct Told {
+struct UniformRun {
     extent: Extent,
     /// Known to be zero on the target, and on the source if there is one.
     target_zero: bool,
@@ -174,20 +174,20 @@ impl Scan {
     }
 
     /// The run from the start of `rest` on which both sides' answers stay the same; it ends at a block's end.
-    async fn ask(&mut self, rest: Extent) -> Result<Told, VerifyError> {
+    async fn ask(&mut self, rest: Extent) -> Result<UniformRun, VerifyError> {
         let Some(holes) = &mut self.holes else {
-            return Ok(Told { extent: rest, target_zero: false, source_zero: false });
+            return Ok(UniformRun { extent: rest, target_zero: false, source_zero: false });
         };
         let target = holes.target.run(rest).await.map_err(VerifyError::Target)?;
-        let told = Told { extent: target.extent, target_zero: target.zero, source_zero: target.zero };
+        let told = UniformRun { extent: target.extent, target_zero: target.zero, source_zero: target.zero };
         let Some(source) = &mut holes.source else { return Ok(told) };
         let source = source.run(target.extent).await.map_err(VerifyError::Source)?;
-        Ok(Told { extent: source.extent, source_zero: source.zero, ..told })
+        Ok(UniformRun { extent: source.extent, source_zero: source.zero, ..told })
     }
 
     /// The run cut into stretches that are known to be zero, by the source where there is one and by the
     /// manifest, and into others.
-    fn stretches(&self, told: &Told, hashes: &[BlockHash], base: u64) -> Vec<(Extent, bool)> {
+    fn stretches(&self, told: &UniformRun, hashes: &[BlockHash], base: u64) -> Vec<(Extent, bool)> {
         if !told.source_zero {
             return vec![(told.extent, false)];
         }
@@ -273,7 +273,7 @@ impl Scan {
         if let Some(depth) = &self.pieces.depth {
             self.progress.held_back.store(depth.held_back().as_millis() as u64, Relaxed);
         }
-        self.progress.tell(&found.wrong, &found.unreported);
+        self.progress.report(&found.wrong, &found.unreported);
         let bytes = found.piece.len().0;
         self.checked += bytes;
         self.progress.checked.fetch_add(bytes, Relaxed);

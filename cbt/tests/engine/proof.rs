@@ -232,7 +232,7 @@ async fn a_truthful_source_passes_whatever_it_told() {
 }
 
 #[tokio::test]
-async fn the_walk_goes_over_the_whole_disk_within_its_budget_and_wraps() {
+async fn audit_walk_covers_the_disk_within_its_budget_and_wraps() {
     let bench = Bench::drained(0..0).await;
     bench.advance(&Changed::Known(set(&[blocks(10, 5)]))).await;
     bench.source.set_fill(BLOCKS - 1, 4711);
@@ -257,7 +257,7 @@ async fn the_walk_goes_over_the_whole_disk_within_its_budget_and_wraps() {
 }
 
 #[tokio::test]
-async fn holes_cost_little_and_one_in_sixteen_is_read_others_from_round_to_round() {
+async fn audit_of_holes_reads_one_in_sixteen_others_each_round() {
     let bench = Bench::drained(0..BLOCKS).await;
     bench.advance(&Changed::Known(set(&[]))).await;
     // As passes are numbered for each of so many disks.
@@ -294,7 +294,7 @@ async fn a_hole_that_lies_is_found() {
 }
 
 #[tokio::test]
-async fn an_audit_that_cannot_read_or_is_stopped_says_nothing_of_tracking() {
+async fn audit_that_fails_or_stops_does_not_blame_tracking() {
     let bench = Bench::drained(0..0).await;
     bench.advance(&Changed::Known(set(&[]))).await;
     bench.faults.add(DiskEvent::Read, 1, DiskFault::Fail);
@@ -308,7 +308,7 @@ async fn an_audit_that_cannot_read_or_is_stopped_says_nothing_of_tracking() {
 }
 
 #[tokio::test]
-async fn a_bad_sector_is_stepped_over_and_what_was_found_before_it_counts() {
+async fn bad_sector_is_skipped_and_earlier_findings_count() {
     let bench = Bench::drained(0..0).await;
     bench.advance(&Changed::Known(set(&[]))).await;
     bench.source.set_fill(50, 4711);
@@ -334,7 +334,7 @@ async fn a_bad_sector_is_stepped_over_and_what_was_found_before_it_counts() {
 }
 
 #[tokio::test]
-async fn a_stop_does_not_wait_for_a_read_that_hangs_and_forgets_nothing() {
+async fn stop_during_a_hanging_read_returns_and_loses_nothing() {
     let bench = Bench::drained(0..0).await;
     bench.advance(&Changed::Known(set(&[]))).await;
     bench.source.set_fill(50, 4711);
@@ -359,12 +359,12 @@ async fn a_compare_tells_which_blocks_the_source_kept_to_itself() {
     let progress = Arc::clone(&job.progress);
     let found = compare(job, bench.source.clone(), bench.target.clone()).await.unwrap();
     assert_eq!(found.mismatched, [blocks(7, 1), blocks(9, 1)]);
-    assert_eq!(progress.take_untold(), [blocks(7, 1)], "block 9 is the target's own");
+    assert_eq!(progress.take_unreported(), [blocks(7, 1)], "block 9 is the target's own");
     assert_eq!(progress.take_wrong(SIZE).len(), 2);
     let job = bench.verify(VerifyPart::default());
     let progress = Arc::clone(&job.progress);
     readback(job, bench.target.clone()).await.unwrap();
-    assert_eq!((progress.take_untold(), progress.take_wrong(SIZE)), (vec![], vec![blocks(9, 1)]));
+    assert_eq!((progress.take_unreported(), progress.take_wrong(SIZE)), (vec![], vec![blocks(9, 1)]));
 }
 
 /// Cannot read one place; nor report holes in the disk's first block if there is none.
@@ -534,7 +534,7 @@ const THIN: Length = Length(1 << 40);
 const DATA: [u64; 3] = [0, 1 << 20, (1 << 24) - 1];
 
 #[tokio::test]
-async fn holes_of_both_sides_cost_a_few_questions_and_next_to_no_reads() {
+async fn holes_on_both_sides_cost_few_queries_and_almost_no_reads() {
     let (source, target) = (Thin::new(THIN, &DATA, &[]), Thin::new(THIN, &DATA, &[]));
     let job = thin(&source, &target).await;
     let most = THIN.0 / Thin::ANSWER + 2;
@@ -557,7 +557,7 @@ async fn holes_of_both_sides_cost_a_few_questions_and_next_to_no_reads() {
 }
 
 #[tokio::test]
-async fn a_source_is_not_read_where_it_has_a_hole_and_the_target_tells_of_none() {
+async fn source_hole_is_not_read_when_the_target_reports_none() {
     let size = Length(64 << 20);
     let (source, target) = (Thin::new(size, &[3], &[]), Thin::new(size, &(0..1024).collect::<Vec<_>>(), &[]));
     let zeroes = Thin::new(size, &[3], &[]);
@@ -580,7 +580,7 @@ async fn a_side_that_calls_data_holes_is_found_out_by_looks_into_them() {
             let progress = Arc::clone(&job.progress);
             let compared = compare(job, source.clone(), target.clone()).await.unwrap();
             assert_eq!(compared.mismatched_bytes.0, BLOCK, "{compared:?}");
-            assert_eq!(progress.take_untold().is_empty(), Arc::ptr_eq(target, &lying));
+            assert_eq!(progress.take_unreported().is_empty(), Arc::ptr_eq(target, &lying));
         }
     }
 }

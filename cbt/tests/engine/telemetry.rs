@@ -228,7 +228,7 @@ async fn buffers_that_other_work_holds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pass_of_one_batch_waits_for_its_last_pieces_and_its_only_flush() {
+async fn pass_of_one_batch_waits_for_its_last_pieces_and_flush() {
     let mut bench = Bench::new();
     bench.target.flush = SLOW;
     let flushed = bench.run().await;

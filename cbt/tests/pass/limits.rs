@@ -31,10 +31,10 @@ struct Limited {
 
 impl Limited {
     fn new() -> Self {
-        let arbiter = RateLimiter::new();
-        let [reads, writes, readbacks] = [(); 3].map(|()| arbiter.limiter(Limit::default()));
-        let disk = arbiter.limiter(Limit::default());
-        let of = |limiter, counts| arbiter.limits([(&disk, counts), (limiter, true)]);
+        let rate_limiter = RateLimiter::new();
+        let [reads, writes, readbacks] = [(); 3].map(|()| rate_limiter.limiter(Limit::default()));
+        let disk = rate_limiter.limiter(Limit::default());
+        let of = |limiter, counts| rate_limiter.limits([(&disk, counts), (limiter, true)]);
         let shares = DiskShares {
             reads: of(&reads, true),
             writes: of(&writes, false),
@@ -79,7 +79,7 @@ async fn a_pass_keeps_to_the_rates_of_both_sides() {
 
 /// Nothing is written when nothing changed, and its reservation is returned.
 #[tokio::test(start_paused = true)]
-async fn comparing_is_not_held_up_by_a_slow_target_it_does_not_write_to() {
+async fn compare_pass_does_not_wait_for_a_target_it_does_not_write() {
     let bench = Bench::new(true).await;
     bench.pass().await;
     bench.advance(&Changed::Unknown("the source forgot".into())).await;
@@ -92,7 +92,7 @@ async fn comparing_is_not_held_up_by_a_slow_target_it_does_not_write_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pass_that_waits_for_a_rate_holds_no_buffer_and_stops_at_once() {
+async fn rate_limited_pass_holds_no_buffer_and_stops_at_once() {
     for (reads, writes) in [(1, 64), (64, 1)] {
         let bench = Bench::new(true).await;
         let limited = Limited::new();
@@ -165,21 +165,21 @@ async fn no_more_requests_are_in_flight_than_allowed() {
     // More pieces than buffers: those that have one must get their turns.
     let job = VerifyJob { limits: limited.shares.clone(), in_flight: 16, ..bench.verify() };
     let verified = timeout(Duration::from_mins(1), compare(job, bench.source.clone(), bench.target.clone()));
-    assert!(verified.await.expect("somebody waits for itself").unwrap().is_equal());
+    assert!(verified.await.expect("one of them waits for itself").unwrap().is_equal());
     assert!(limited.is_idle());
 }
 
 /// Passes have buffers and wait for their turn at the target; verifications of others must not hold the turn
 /// and wait for a buffer.
 #[tokio::test]
-async fn passes_and_verifications_share_a_pool_and_one_turn_at_the_target() {
+async fn passes_and_verifications_share_one_pool_and_one_target() {
     let pool = BufferPool::new(2, 4 * BLOCK as usize);
-    let arbiter = RateLimiter::new();
-    let target = arbiter.limiter(at_once(1));
+    let rate_limiter = RateLimiter::new();
+    let target = rate_limiter.limiter(at_once(1));
     let shares = || {
-        let disk = arbiter.limiter(Limit::default());
-        let [writes, readbacks] = [(); 2].map(|()| arbiter.limits([(&target, true), (&disk, true)]));
-        DiskShares { reads: arbiter.limits([(&disk, true)]), writes, readbacks }
+        let disk = rate_limiter.limiter(Limit::default());
+        let [writes, readbacks] = [(); 2].map(|()| rate_limiter.limits([(&target, true), (&disk, true)]));
+        DiskShares { reads: rate_limiter.limits([(&disk, true)]), writes, readbacks }
     };
     for _ in 0..20 {
         let mut work = tokio::task::JoinSet::new();

@@ -227,7 +227,7 @@ async fn a_failed_flush_drains_nothing() {
 }
 
 #[tokio::test]
-async fn batches_are_sealed_by_bytes() {
+async fn batches_are_committed_by_bytes() {
     let bench = Bench::new(true).await;
     let settings = TransferSettings { batch_bytes: 8 * BLOCK, zero_request: BLOCK, ..bench.job().settings };
     let figures = run_pass(PassJob { settings, ..bench.job() }).await.unwrap().figures;
@@ -295,7 +295,7 @@ async fn verification_lists_what_differs() {
 }
 
 #[tokio::test]
-async fn a_stopped_verification_is_no_verdict() {
+async fn stopped_verification_has_no_result() {
     let bench = Bench::new(true).await;
     bench.pass().await;
     let job = bench.verify();
@@ -323,7 +323,7 @@ async fn rows_that_contradict_each_other_are_not_loaded() {
 }
 
 #[tokio::test]
-async fn a_target_of_which_nothing_is_known_is_told_apart_from_one_to_be_compared() {
+async fn unknown_target_is_distinguished_from_one_to_compare() {
     let bench = Bench::new(false).await;
     assert!(bench.ledger.is_distrusted(), "nothing was copied yet");
     bench.pass().await;

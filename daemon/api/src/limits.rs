@@ -55,7 +55,7 @@ pub(super) fn judged(change: Option<limits_set_request::Change>) -> Result<Limit
 fn changed(to: &v1::LimitChange) -> Result<LimitChange, String> {
     let rate = match to.rate_bytes_per_second {
         Some(0) => Some(None),
-        Some(bytes) => Some(Some(rate::judge(bytes)?)),
+        Some(bytes) => Some(Some(rate::check(bytes)?)),
         None => None,
     };
     let requests = to.requests.map(NonZeroU32::new);

@@ -114,7 +114,7 @@ impl Watcher {
                 self.stale = false;
             }
             if let Some(view) = self.current.pop_front() {
-                return Some(Ok(self.told(WatchKind::Current, view)));
+                return Some(Ok(self.response(WatchKind::Current, view)));
             }
             if self.until_final && self.open.is_empty() {
                 return None;
@@ -128,7 +128,7 @@ impl Watcher {
             };
             match change {
                 Ok(view) if self.scope.holds(&view) => {
-                    return Some(Ok(self.told(WatchKind::Change, view)));
+                    return Some(Ok(self.response(WatchKind::Change, view)));
                 }
                 Ok(_) => {}
                 Err(RecvError::Lagged(missed)) => {
@@ -148,7 +148,7 @@ impl Watcher {
         }
     }
 
-    fn told(&mut self, kind: WatchKind, view: MigrationView) -> MigrationsWatchResponse {
+    fn response(&mut self, kind: WatchKind, view: MigrationView) -> MigrationsWatchResponse {
         if view.state.is_final() {
             self.open.remove(&view.id);
         } else {

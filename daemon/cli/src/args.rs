@@ -443,7 +443,7 @@ fn requests_or_none(text: &str) -> Result<OrNone<u32>, String> {
         return Ok(OrNone(None));
     }
     let number = text.parse().map_err(|_| format!("{text:?} is no number of requests, and not \"none\""))?;
-    Ok(OrNone(Some(requests::judge(number)?.get())))
+    Ok(OrNone(Some(requests::check(number)?.get())))
 }
 
 #[derive(Clone, Copy, Debug, ClapArgs)]

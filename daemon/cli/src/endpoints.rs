@@ -114,5 +114,5 @@ async fn check(
         };
         out.table(&CHECKS, checks.into_iter().map(row))?;
     }
-    if failed { Err(CliFailure::told(Exit::Failed)) } else { Ok(()) }
+    if failed { Err(CliFailure::already_printed(Exit::Failed)) } else { Ok(()) }
 }

@@ -46,7 +46,7 @@ impl CliFailure {
     }
 
     /// A failure that was reported already.
-    pub(super) fn told(exit: Exit) -> Self {
+    pub(super) fn already_printed(exit: Exit) -> Self {
         Self { exit, message: String::new() }
     }
 }
@@ -62,7 +62,7 @@ impl Error for CliFailure {}
 impl From<io::Error> for CliFailure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::BrokenPipe {
-            return Self::told(Exit::OutputClosed);
+            return Self::already_printed(Exit::OutputClosed);
         }
         Self::new(Exit::Failed, format!("cannot write the output: {error}"))
     }

@@ -13,7 +13,7 @@ use super::{
     client::{Client, asked},
     failure::{CliFailure, Exit, is_connection},
     labels,
-    migration_stream::{Feed, News},
+    migration_stream::{MigrationStream, StreamItem},
     out::{Out, one_line},
     screen::{Screen, interrupted},
     show::Phases,
@@ -33,7 +33,7 @@ pub(super) async fn cut_over(
     let (plan, abort) = (request.name.clone(), request.abort);
     let is_later = !request.at.is_empty() || request.hold || request.unhold;
     // Before the request, so that no change is missed.
-    let feed = Feed::open(&client, socket.to_owned(), None, false).await?;
+    let feed = MigrationStream::open(&client, socket.to_owned(), None, false).await?;
     let PlansCutoverResponse { answer, migrations, group } =
         client.plans().cutover(asked(request.clone())).await?.into_inner();
     let what = labels::answer(RequestOutcome::try_from(answer).unwrap_or(RequestOutcome::Unspecified));
@@ -41,7 +41,7 @@ pub(super) async fn cut_over(
         return asked_each(out, &plan, migrations);
     };
     if !wait || is_later {
-        return if out.is_json() { out.json(&group) } else { told(out, &group) };
+        return if out.is_json() { out.json(&group) } else { print_state(out, &group) };
     }
     if !out.is_json() {
         let asked = if abort { "abort of the cutover" } else { "cutover" };
@@ -57,14 +57,14 @@ pub(super) async fn cut_over(
             (feed, news) = &mut coming => {
                 coming.set(next(feed));
                 match news? {
-                    News::Migration(now) if !out.is_json() => {
+                    StreamItem::Migration(now) if !out.is_json() => {
                         for line in follower.phases(&now) {
                             screen.say(&line)?;
                         }
                     }
-                    News::Lost(why) => screen.aside(&why)?,
-                    News::Back => screen.aside("the daemon is back")?,
-                    News::Migration(_) | News::Ended => {}
+                    StreamItem::Lost(why) => screen.aside(&why)?,
+                    StreamItem::Back => screen.aside("the daemon is back")?,
+                    StreamItem::Migration(_) | StreamItem::Ended => {}
                 }
             }
             _ = looks.tick() => match look(socket, &plan).await {
@@ -96,7 +96,7 @@ pub(super) async fn cut_over(
     ended(out, &group, abort)
 }
 
-async fn next(mut feed: Feed) -> (Feed, Result<News, CliFailure>) {
+async fn next(mut feed: MigrationStream) -> (MigrationStream, Result<StreamItem, CliFailure>) {
     let news = feed.next().await;
     (feed, news)
 }
@@ -121,7 +121,7 @@ fn ended(out: &Out, group: &Group, abort: bool) -> Result<(), CliFailure> {
         return Ok(());
     }
     if out.is_json() {
-        return Err(CliFailure::told(Exit::Failed));
+        return Err(CliFailure::already_printed(Exit::Failed));
     }
     let why = if group.halted.is_empty() { "not all of it moved" } else { &group.halted };
     Err(CliFailure::new(Exit::Failed, format!("cutover of plan {} failed: {}", group.plan, one_line(why))))
@@ -147,10 +147,10 @@ fn asked_each(out: &Out, plan: &str, answers: Vec<PlanCutoverAnswer>) -> Result<
         }
         out.text(&format!("follow them with `warmctl migration list --plan {plan}` or `warmctl top`"))?;
     }
-    if refused == 0 { Ok(()) } else { Err(CliFailure::told(Exit::Refused)) }
+    if refused == 0 { Ok(()) } else { Err(CliFailure::already_printed(Exit::Refused)) }
 }
 
-fn told(out: &Out, group: &Group) -> Result<(), CliFailure> {
+fn print_state(out: &Out, group: &Group) -> Result<(), CliFailure> {
     lines(group).try_for_each(|line| out.text(&line))
 }
 

@@ -23,7 +23,7 @@ pub(super) const TRY_EVERY: Duration = Duration::from_millis(500);
 
 /// What a stream yields.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum StreamItem {
     Migration(Box<Migration>),
     /// The daemon went away, and the error that showed it.
     Lost(String),
@@ -34,7 +34,7 @@ pub(super) enum News {
 
 /// One watch.
 #[derive(Debug)]
-pub(super) struct Feed {
+pub(super) struct MigrationStream {
     socket: PathBuf,
     /// The migration's key; all migrations if empty.
     key: String,
@@ -46,7 +46,7 @@ pub(super) struct Feed {
     seen: BTreeMap<String, bool>,
 }
 
-impl Feed {
+impl MigrationStream {
     /// Watches the migration that `key` names, with `until_final` until it is final; or all without end if it
     /// names none.
     pub(super) async fn open(
@@ -62,21 +62,21 @@ impl Feed {
     }
 
     /// The next item to report.
-    pub(super) async fn next(&mut self) -> Result<News, CliFailure> {
+    pub(super) async fn next(&mut self) -> Result<StreamItem, CliFailure> {
         loop {
             let Some(stream) = &mut self.stream else {
                 if self.retry().await? {
-                    return Ok(News::Back);
+                    return Ok(StreamItem::Back);
                 }
                 continue;
             };
             let why = match timeout(SILENCE, stream.message()).await {
                 Ok(Ok(Some(MigrationsWatchResponse { migration: Some(migration), .. }))) => {
                     self.remember(&migration);
-                    return Ok(News::Migration(Box::new(migration)));
+                    return Ok(StreamItem::Migration(Box::new(migration)));
                 }
                 Ok(Ok(Some(MigrationsWatchResponse { migration: None, .. }))) => continue,
-                Ok(Ok(None)) if self.is_finished() => return Ok(News::Ended),
+                Ok(Ok(None)) if self.is_finished() => return Ok(StreamItem::Ended),
                 Ok(Ok(None)) => "it shut down".to_owned(),
                 Ok(Err(status)) if is_connection(&status) => "the connection broke".to_owned(),
                 Ok(Err(status)) => return Err(status.into()),
@@ -84,7 +84,7 @@ impl Feed {
             };
             self.stream = None;
             self.lost = Some((Instant::now(), why.clone()));
-            return Ok(News::Lost(format!(
+            return Ok(StreamItem::Lost(format!(
                 "lost the daemon: {why}; trying again for {} s",
                 PATIENCE.as_secs()
             )));

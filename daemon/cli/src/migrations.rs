@@ -16,7 +16,7 @@ use super::{
     failure::{CliFailure, Exit},
     follow::{self, Order, Task},
     labels,
-    migration_stream::{Feed, News},
+    migration_stream::{MigrationStream, StreamItem},
     out::{Out, one_line},
     reports,
     screen::{Screen, interrupted},
@@ -149,22 +149,22 @@ fn answered(
 
 async fn watch(socket: &Path, out: &Out, id: Option<String>) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
-    let mut feed = Feed::open(&client, socket.to_owned(), id, true).await?;
+    let mut feed = MigrationStream::open(&client, socket.to_owned(), id, true).await?;
     let mut screen = Screen::new(out, true);
     loop {
         let news = tokio::select! {
             news = feed.next() => news?,
             () = interrupted() => {
                 screen.finish(false)?;
-                return Err(CliFailure::told(Exit::Interrupted));
+                return Err(CliFailure::already_printed(Exit::Interrupted));
             }
         };
         match news {
-            News::Migration(migration) if out.is_json() => out.json_line(&*migration)?,
-            News::Migration(migration) => screen.show(*migration)?,
-            News::Lost(why) => screen.aside(&why)?,
-            News::Back => screen.aside("the daemon is back")?,
-            News::Ended => return screen.finish(false),
+            StreamItem::Migration(migration) if out.is_json() => out.json_line(&*migration)?,
+            StreamItem::Migration(migration) => screen.show(*migration)?,
+            StreamItem::Lost(why) => screen.aside(&why)?,
+            StreamItem::Back => screen.aside("the daemon is back")?,
+            StreamItem::Ended => return screen.finish(false),
         }
     }
 }

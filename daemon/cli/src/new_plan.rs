@@ -135,7 +135,7 @@ every = \"15m\"                 # from the end of one delta to the start of the 
 [cutover]
 mode = \"manual\"               # or \"auto\": as soon as it is synced, inside the windows of schedule.cutover
 # max_downtime = \"5m\"         # begin none that is expected to take longer
-graceful_shutdown = \"2m\"      # how long the guest gets to shut down by itself
+graceful_shutdown = \"2m\"      # how long the guest may take to shut down
 force_power_off = false         # cut the power after that? if not, the cutover is undone
 min_uptime = \"10s\"            # how long the target VM must have run when the boot check ends
 # [cutover.boot_check]

@@ -171,7 +171,8 @@ fn harmless_json(text: &str) -> String {
 /// changes the direction of writing, so that a name could look like another.
 fn steers(character: char) -> bool {
     character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{061c}')
+        || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn unwritable(error: &serde_json::Error) -> CliFailure {

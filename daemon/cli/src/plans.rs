@@ -94,7 +94,7 @@ async fn apply(
             out.text(&format!("  {word:<7}  {}", rest.join("  ")))?;
         }
     }
-    if answer.dry_run && is_refused { Err(CliFailure::told(Exit::Refused)) } else { Ok(()) }
+    if answer.dry_run && is_refused { Err(CliFailure::already_printed(Exit::Refused)) } else { Ok(()) }
 }
 
 fn headline(answer: &PlansApplyResponse, is_refused: bool) -> String {
@@ -125,7 +125,7 @@ async fn validate(client: &Client, out: &Out, file: &Path, toml: String) -> Resu
         };
         out.text(&format!("plan {}: {summary}", answer.plan.unwrap_or_default().name))?;
     }
-    if errors > 0 { Err(CliFailure::told(Exit::Refused)) } else { Ok(()) }
+    if errors > 0 { Err(CliFailure::already_printed(Exit::Refused)) } else { Ok(()) }
 }
 
 fn findings(out: &Out, findings: &[Finding]) -> Result<(), CliFailure> {

@@ -13,7 +13,7 @@ use rustix::{
 use serde::Serialize;
 use serde_json::Value;
 use warmd_proto::v1::{MigrationsReportKeyRequest, MigrationsReportResponse};
-use warmd_report::seal::{self, PublicKey, Verified};
+use warmd_report::signing::{self, PublicKey, Verified};
 
 use super::{
     args::ReportCommand,
@@ -130,7 +130,7 @@ struct Answer {
 fn verify(out: &Out, file: &Path, key: Option<&str>) -> Result<(), CliFailure> {
     let wanted = key.map(read_key).transpose()?;
     let text = read_report(file)?;
-    let verified = seal::verify(&text, wanted)
+    let verified = signing::verify(&text, wanted)
         .map_err(|unsound| failed(format!("{}: NOT VALID: {unsound}", file.display())))?;
     if out.is_json() {
         return out.json(&Answer {
@@ -142,10 +142,10 @@ fn verify(out: &Out, file: &Path, key: Option<&str>) -> Result<(), CliFailure> {
             digest: verified.digest,
         });
     }
-    told(out, &verified, wanted.is_some())
+    print_verified(out, &verified, wanted.is_some())
 }
 
-fn told(out: &Out, verified: &Verified, checked: bool) -> Result<(), CliFailure> {
+fn print_verified(out: &Out, verified: &Verified, checked: bool) -> Result<(), CliFailure> {
     let report = &verified.report;
     let of = |name: &str| field(report, name).unwrap_or_else(|| "?".to_owned());
     let key = if checked {

@@ -2,8 +2,8 @@
 //!
 //! Rule: what matters most stays whole longest. Where a table is wider than the screen, first its prose goes
 //! over several lines; then its columns give way one after the other, each in its turn: values are cut in the
-//! middle, or the column is left out, and a line below says so. Without a screen nothing gives way: a row is a
-//! line.
+//! middle, or the column is left out, and a line below says so. Without a screen nothing gives way: a row is
+//! a line.
 
 use super::width::{cut, width, wrap_all};
 
@@ -187,8 +187,8 @@ fn fit<const N: usize>(columns: &[Column; N], natural: &[usize; N], screen: usiz
             Step::Leave => None,
         };
     }
-    // What a column that was left out made free goes to those that were cut, the most important first; the rest
-    // to the prose, evenly.
+    // What a column that was left out made free goes to those that were cut, the most important first; the
+    // rest to the prose, evenly.
     let mut free = screen.saturating_sub(total(&widths));
     for (_, index, _) in steps.iter().rev() {
         if let Some(width) = widths[*index].as_mut().filter(|_| columns[*index].cut.is_some()) {

@@ -1,7 +1,7 @@
 //! Text that fits a terminal: its width in cells, cut in the middle, or over several lines.
 //!
-//! Rule: a cell is what the terminal draws, not a byte or a `char`. Text is only divided between graphemes, so
-//! that no character loses its accent.
+//! Rule: a cell is what the terminal draws, not a byte or a `char`. Text is only divided between graphemes,
+//! so that no character loses its accent.
 
 use unicode_segmentation::UnicodeSegmentation as _;
 use unicode_width::UnicodeWidthStr as _;
@@ -11,8 +11,8 @@ pub(super) fn width(text: &str) -> usize {
     text.width()
 }
 
-/// `text` in at most `room` cells; what is in its middle gives way to an ellipsis, because both ends of a path
-/// or of an id say more.
+/// `text` in at most `room` cells; what is in its middle gives way to an ellipsis, because both ends of a
+/// path or of an id say more.
 pub(super) fn cut(text: &str, room: usize) -> String {
     if width(text) <= room {
         return text.to_owned();

@@ -165,7 +165,7 @@ async fn a_sync_ends_with_its_own_pass() {
     (pass.ended, pass.error) =
         (Some(cases::at(70)), Some(PassFailure::Error("the source went away".to_owned())));
     // The daemon tries a broken pass again automatically: the pass is finished only when the migration is.
-    let given_up = MigrationView {
+    let ended_early = MigrationView {
         state: State::Failed {
             reason: "the source went away for good".to_owned(),
             resumable: true,
@@ -173,13 +173,14 @@ async fn a_sync_ends_with_its_own_pass() {
         },
         ..broken.clone()
     };
-    let served = Served::start(FakeControl::new([synced()]).script(&Request::Sync, [broken, given_up])).await;
+    let served =
+        Served::start(FakeControl::new([synced()]).script(&Request::Sync, [broken, ended_early])).await;
     let ran = served.warmctl(&["migration", "sync", "web-1"]).await;
     assert!(ran.err(1).contains("the source went away for good"), "{ran:#?}");
 }
 
 #[tokio::test]
-async fn a_verification_is_followed_to_its_verdict() {
+async fn verification_is_followed_to_its_result() {
     let with = |verification| MigrationView { verification: Some(verification), ..synced() };
     let run = cases::verification(None);
     let fake = FakeControl::new([synced()])
@@ -249,7 +250,7 @@ chance, at most, that the sample misses all bad blocks: 99.50 % if 1 block is ba
 }
 
 #[tokio::test]
-async fn an_old_verdict_is_not_taken_for_a_new_one() {
+async fn old_result_is_not_taken_for_a_new_one() {
     let with = |verification| MigrationView { verification: Some(verification), ..synced() };
     let mut old = cases::verification(Some(65536));
     (old.started, old.id) = (cases::at(500), "old".to_owned());
@@ -269,7 +270,7 @@ async fn an_old_verdict_is_not_taken_for_a_new_one() {
 }
 
 #[tokio::test]
-async fn a_verification_that_ran_before_is_not_taken_for_the_one_that_waits() {
+async fn earlier_verification_is_not_taken_for_the_waiting_one() {
     let with = |verification| MigrationView { verification: Some(verification), ..synced() };
     let others = |wrong| VerificationView { id: "another's".to_owned(), ..cases::verification(wrong) };
     // It was asked for while another one ran, which then fails.

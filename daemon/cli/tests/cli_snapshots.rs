@@ -1,5 +1,5 @@
-//! What `warmctl` prints, whole: every command's tables on screens of 80 and 120 columns and with `--wide`, and
-//! its JSON. `snapshots/` has the expected output. After a change on purpose,
+//! What `warmctl` prints, whole: every command's tables on screens of 80 and 120 columns and with `--wide`,
+//! and its JSON. `snapshots/` has the expected output. After a change on purpose,
 //! `INSTA_UPDATE=always cargo test -p warmd-cli --test cli_snapshots` writes it again: read the difference.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]

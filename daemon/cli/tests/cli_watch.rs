@@ -83,7 +83,7 @@ async fn a_daemon_that_comes_back_is_watched_on() {
 }
 
 #[tokio::test]
-async fn the_journal_is_followed_over_restarts_with_no_line_missed_or_told_twice() {
+async fn journal_follow_over_restarts_has_each_line_once() {
     let line = |n: u32| {
         let text = format!("line {n}\u{1b}[2J");
         EventView { text, kind: EventKind::Warning, ..cases::events().remove(3) }

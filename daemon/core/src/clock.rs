@@ -56,8 +56,8 @@ fn simulated() -> Option<DateTime<Utc>> {
     SET.get().map(|(then, at)| then + TimeDelta::from_std(at.elapsed()).unwrap_or_default())
 }
 
-/// For a simulation: sets the time of this thread, which runs one runtime, to `then`; from there on it follows
-/// tokio's clock. `None` restores the system's time.
+/// For a simulation: sets the time of this thread, which runs one runtime, to `then`; from there on it
+/// follows tokio's clock. `None` restores the system's time.
 pub fn set(then: Option<DateTime<Utc>>) {
     OFF.set(TimeDelta::zero());
     SET.set(then.map(|then| (then, tokio::time::Instant::now())));

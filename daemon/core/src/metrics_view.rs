@@ -12,7 +12,7 @@ use crate::model::{quota::QuotaView, view::MigrationView};
 
 /// The other figures, at the time of the scrape.
 #[derive(Clone, Debug)]
-pub struct Now {
+pub struct CurrentFigures {
     pub at: DateTime<Utc>,
     /// Of those that are under way, and of some finished ones.
     pub views: Vec<MigrationView>,
@@ -32,7 +32,7 @@ pub struct Now {
 }
 
 /// Gives the present figures for a scrape.
-pub type Present = Arc<dyn Fn() -> BoxFuture<'static, Now> + Send + Sync>;
+pub type Present = Arc<dyn Fn() -> BoxFuture<'static, CurrentFigures> + Send + Sync>;
 
 /// The windows of a plan for one of the two, at the moment of asking.
 #[derive(Clone, Debug, PartialEq)]

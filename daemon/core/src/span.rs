@@ -10,6 +10,6 @@ use tracing::Span;
 
 /// The span of a migration. It has the highest level, so that a log of errors alone still names their
 /// migrations.
-pub fn of(id: impl Display, vm: &str) -> Span {
+pub fn migration_span(id: impl Display, vm: &str) -> Span {
     tracing::error_span!("migration", migration = %id, vm)
 }

@@ -31,7 +31,7 @@ async fn failed_read(
         let error = disk.read_at(Offset(8192), stale(4096)).await.unwrap_err();
         let again = disk.read_at(Offset(0), stale(512)).await.unwrap_err();
         if matches!(error.cause, NbdCause::Protocol(_)) {
-            assert!(matches!(again.cause, NbdCause::GivenUp(_)), "the connection still serves: {again}");
+            assert!(matches!(again.cause, NbdCause::Closed(_)), "the connection still serves: {again}");
         }
         error
     })
@@ -289,7 +289,7 @@ async fn a_cancelled_read_is_drained_and_its_buffer_comes_back() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_zero_after_all_gets_zeroes_for_the_whole_range() {
+async fn server_that_refuses_to_zero_gets_written_zeroes() {
     let written = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let seen = std::sync::Arc::clone(&written);
     let server = Script::new(PLAIN, move |r| {
@@ -351,7 +351,7 @@ async fn a_flush_whose_connection_breaks_is_not_made_again() {
 }
 
 #[tokio::test]
-async fn a_write_that_meets_a_lost_connection_is_made_again_with_the_same_bytes() {
+async fn write_on_a_lost_connection_is_repeated_unchanged() {
     let server = Script::new(PLAIN, |r| match (r.connection, r.number) {
         (0..3, _) => Reply::Hangup(Vec::new()),
         _ => Reply::Bytes(simple(0, r.cookie, &[])),
@@ -545,7 +545,7 @@ async fn nothing_newer_is_written_while_an_older_write_may_land() {
 }
 
 #[tokio::test]
-async fn an_older_write_that_lands_over_a_newer_one_is_found_by_the_flush() {
+async fn older_write_over_a_newer_one_is_found_by_the_flush() {
     let server = Hoarder::new(true);
     server.give_up().await;
     let disk = in_time(NbdDisk::open(server.options())).await.unwrap();

@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 use warmd_cbt::telemetry::Stage;
 use warmd_core::{
-    metrics_view::{Now, OverdueView, SloView, WindowView},
+    metrics_view::{CurrentFigures, OverdueView, SloView, WindowView},
     model::{quota::QuotaView, view::MigrationView},
     process,
 };
@@ -28,7 +28,7 @@ use super::{
 /// Name and value of each label.
 pub(super) type Labels = Vec<(&'static str, String)>;
 /// One figure of several.
-type Of = fn(&TransferTotals) -> u64;
+type TransferFigure = fn(&TransferTotals) -> u64;
 
 /// The contents of one scrape.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub(super) struct Exposition {
 }
 
 impl Exposition {
-    pub(super) fn new(passes: MetricsSnapshot, now: &Now) -> Self {
+    pub(super) fn new(passes: MetricsSnapshot, now: &CurrentFigures) -> Self {
         let mut states = BTreeMap::new();
         for (plan, state, count) in &now.finished {
             *states.entry((plan.clone(), *state)).or_default() += count;
@@ -73,7 +73,7 @@ impl Exposition {
             "How long ended passes that got a snapshot took, from asking for it on.",
             spans.map(|(kind, spans)| (vec![("kind", (*kind).to_owned())], spans.buckets())),
         )?;
-        let bytes: [(&str, &str, Of); 7] = [
+        let bytes: [(&str, &str, TransferFigure); 7] = [
             ("warmd_read_bytes", "Bytes read from sources.", |moved| moved.read),
             ("warmd_written_bytes", "Bytes written to targets as data.", |moved| moved.written),
             ("warmd_zeroed_bytes", "Bytes zeroed on targets.", |moved| moved.zeroed),
@@ -157,7 +157,7 @@ impl Exposition {
         }
         to.gauge(
             "warmd_tracking_fault",
-            "1 if a source was found not to tell of all changes of a disk.",
+            "1 if a source was found not to report all changes of a disk.",
             faults.iter().map(|(disk, is_fault)| (disk_labels(disk), f64::from(u8::from(*is_fault)))),
         )?;
         to.gauge(

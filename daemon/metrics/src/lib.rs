@@ -30,12 +30,12 @@ use chrono::{DateTime, Utc};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use warmd_cbt::store::StoreError;
 use warmd_core::{
-    metrics_view::Now,
+    metrics_view::CurrentFigures,
     model::{
         id::{DiskKey, MigrationId},
         view::PassKind,
     },
-    pass::{LiveFigures, PassEvent, PassName, PassObserver, PassOutcome, TransferObserver},
+    pass::{LiveFigures, PassEvent, PassLabels, PassObserver, PassResult, TransferObserver},
 };
 
 pub use self::server::{MetricsError, MetricsServer};
@@ -50,7 +50,7 @@ pub struct Metrics(Arc<Mutex<PassRegistry>>);
 
 impl Metrics {
     /// All of it as text.
-    pub fn render(&self, now: &Now) -> Result<String, fmt::Error> {
+    pub fn render(&self, now: &CurrentFigures) -> Result<String, fmt::Error> {
         let exposition = Exposition::new(self.registry().picture(now), now);
         let mut registry = Registry::default();
         registry.register_collector(Box::new(exposition));
@@ -72,7 +72,7 @@ impl fmt::Debug for Metrics {
 
 impl TransferObserver for Metrics {
     /// The pass counts as failed if its observer is dropped before its end.
-    fn begin_pass(&self, name: PassName, started: DateTime<Utc>) -> Box<dyn PassObserver> {
+    fn begin_pass(&self, name: PassLabels, started: DateTime<Utc>) -> Box<dyn PassObserver> {
         let number = self.registry().begin(name, started);
         Box::new(PassAccount { metrics: self.clone(), number })
     }
@@ -127,10 +127,10 @@ fn kind_name(kind: PassKind) -> &'static str {
     }
 }
 
-fn outcome_name(outcome: &PassOutcome) -> &'static str {
+fn outcome_name(outcome: &PassResult) -> &'static str {
     match outcome {
-        PassOutcome::Drained => DRAINED,
-        PassOutcome::Stopped => "stopped",
-        PassOutcome::Failed(_) => FAILED,
+        PassResult::Drained => DRAINED,
+        PassResult::Stopped => "stopped",
+        PassResult::Failed(_) => FAILED,
     }
 }

@@ -13,9 +13,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use warmd_cbt::telemetry::{HistogramCounts, Stage};
 use warmd_core::{
     clock,
-    metrics_view::Now,
+    metrics_view::CurrentFigures,
     model::{id::MigrationId, view::PassView},
-    pass::{DiskFigures, LiveFigures, PassName},
+    pass::{DiskFigures, LiveFigures, PassLabels},
 };
 
 use super::{buckets::Spans, kind_name};
@@ -74,7 +74,7 @@ pub(super) struct PassRegistry {
 }
 
 struct LivePass {
-    name: PassName,
+    name: PassLabels,
     started: DateTime<Utc>,
     /// Once the pass has disks.
     figures: Option<Arc<dyn LiveFigures>>,
@@ -83,7 +83,7 @@ struct LivePass {
 }
 
 impl PassRegistry {
-    pub(super) fn begin(&mut self, name: PassName, started: DateTime<Utc>) -> u64 {
+    pub(super) fn begin(&mut self, name: PassLabels, started: DateTime<Utc>) -> u64 {
         self.next += 1;
         self.last.insert([name.plan.clone(), name.vm.clone()], name.migration);
         let pass = LivePass { started, figures: None, stalled: BTreeMap::new(), name };
@@ -121,7 +121,7 @@ impl PassRegistry {
         moved.unreported += mismatched;
     }
 
-    pub(super) fn picture(&mut self, now: &Now) -> MetricsSnapshot {
+    pub(super) fn picture(&mut self, now: &CurrentFigures) -> MetricsSnapshot {
         for view in now.views.iter().filter(|view| !view.state.is_final()) {
             if let Some(pass) = view.pass.as_ref().filter(|pass| has_drained(pass)) {
                 self.ended.held.insert(view.id, pass.started);

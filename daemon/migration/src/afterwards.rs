@@ -81,12 +81,12 @@ pub(super) async fn source_was_off(context: &Context) -> Result<(), StoreError> 
 }
 
 /// Since when a source's VM state is unknown, and whether that was reported.
-type Silences = Mutex<BTreeMap<MigrationId, (Instant, bool)>>;
+type SilentSources = Mutex<BTreeMap<MigrationId, (Instant, bool)>>;
 
 /// Checks the sources of done migrations, for as long as their plans say, and of those that failed after the
 /// target VM's start, until the daemon ends.
 pub(super) async fn keep_looking(manager: Weak<Manager>, shutdown: CancellationToken) {
-    let silences = Silences::default();
+    let silences = SilentSources::default();
     loop {
         if shutdown.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
             return;
@@ -98,7 +98,7 @@ pub(super) async fn keep_looking(manager: Weak<Manager>, shutdown: CancellationT
     }
 }
 
-async fn look_at_all(manager: &Arc<Manager>, silences: &Silences) {
+async fn look_at_all(manager: &Arc<Manager>, silences: &SilentSources) {
     let rows = match manager.store.sources_to_watch(clock::now().min(clock::steady())).await {
         Ok(rows) => rows,
         Err(error) => return tracing::warn!(%error, "sources of done migrations are not looked at now"),
@@ -144,7 +144,7 @@ fn is_over_at(until: DateTime<Utc>, span: Duration) -> bool {
 }
 
 /// Checks the VMs of one source.
-async fn look_at_those(manager: &Manager, rows: Vec<MigrationRow>, silences: &Silences) {
+async fn look_at_those(manager: &Manager, rows: Vec<MigrationRow>, silences: &SilentSources) {
     stream::iter(rows)
         .for_each_concurrent(PARALLEL, |row| async move {
             if let Err(error) = look_at(manager, &row, silences).await {
@@ -155,7 +155,7 @@ async fn look_at_those(manager: &Manager, rows: Vec<MigrationRow>, silences: &Si
 }
 
 /// Records whether the source answered; returns the length of its silence when it must be reported, once.
-fn silence(silences: &Silences, id: MigrationId, has_answered: bool) -> Option<Duration> {
+fn silence(silences: &SilentSources, id: MigrationId, has_answered: bool) -> Option<Duration> {
     let mut silences = silences.lock().unwrap_or_else(PoisonError::into_inner);
     if has_answered {
         silences.remove(&id);
@@ -166,7 +166,7 @@ fn silence(silences: &Silences, id: MigrationId, has_answered: bool) -> Option<D
     (silent >= SILENT && !std::mem::replace(told, silent >= SILENT)).then_some(silent)
 }
 
-async fn look_at(manager: &Manager, row: &MigrationRow, silences: &Silences) -> Result<(), StoreError> {
+async fn look_at(manager: &Manager, row: &MigrationRow, silences: &SilentSources) -> Result<(), StoreError> {
     let Ok(source) = manager.source(&row.source) else { return Ok(()) };
     let runs = runs(source.as_ref(), &row.vm).await;
     let silent = silence(silences, row.id, runs.is_ok());

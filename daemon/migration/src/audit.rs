@@ -93,7 +93,7 @@ pub(super) async fn order(context: &Context, kind: PassKind, disk: &PassDisk) ->
 
 /// Audits one disk of an open snapshot, after its ledger was advanced to it and before it is drained: what it
 /// found, and where the next audit begins.
-pub(super) async fn run(
+pub(super) async fn run_audit(
     context: &Context,
     (order, settings): (&AuditOrder, &TransferSettings),
     snapshot: &dyn Snapshot,

@@ -22,22 +22,22 @@ pub(super) struct BootChecks {
 
 #[derive(Debug)]
 struct Check {
-    what: What,
+    what: SignCheck,
     /// The last finding of a check that has not succeeded.
     instead: String,
 }
 
 #[derive(Debug)]
-enum What {
+enum SignCheck {
     Tcp(String),
     Sign(GuestSign),
 }
 
 impl BootChecks {
     pub(super) fn new(wanted: &BootCheck) -> Self {
-        let tcp = wanted.tcp.clone().map(What::Tcp);
-        let serial = wanted.serial.clone().map(|text| What::Sign(GuestSign::Serial(text)));
-        let agent = wanted.guest_agent.then_some(What::Sign(GuestSign::Agent));
+        let tcp = wanted.tcp.clone().map(SignCheck::Tcp);
+        let serial = wanted.serial.clone().map(|text| SignCheck::Sign(GuestSign::Serial(text)));
+        let agent = wanted.guest_agent.then_some(SignCheck::Sign(GuestSign::Agent));
         let pending = [tcp, serial, agent].into_iter().flatten();
         let pending = pending.map(|what| Check { what, instead: "it was not looked at".to_owned() });
         Self { pending: pending.collect(), seen: Vec::new() }
@@ -77,7 +77,7 @@ impl BootChecks {
     }
 }
 
-impl What {
+impl SignCheck {
     async fn look(&self, context: &Context) -> Result<(), String> {
         match self {
             Self::Tcp(address) => {
@@ -90,7 +90,7 @@ impl What {
     }
 }
 
-impl std::fmt::Display for What {
+impl std::fmt::Display for SignCheck {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "{address} takes connections"),

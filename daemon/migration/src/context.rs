@@ -45,9 +45,9 @@ use super::{
     audit::AuditAmount,
     groups::Groups,
     limits::{LimitedMigration, Registry},
+    monotonic_pass::MonotonicPass,
     overdue::Overdue,
     status_publisher::StatusPublisher,
-    steady::Steady,
 };
 
 /// The engine's resources, shared by all migrations of the daemon.
@@ -123,7 +123,7 @@ pub struct Context {
     /// Whether the last writer of the target's disks was checked, and is known to the state.
     writer_is_checked: AtomicBool,
     /// The time since its last pass.
-    pub(super) steady: Steady,
+    pub(super) monotonic_pass: MonotonicPass,
     /// Whether its copy is older than the RPO target.
     pub(super) overdue: Overdue,
 }
@@ -205,7 +205,7 @@ impl Context {
             seen_started: AtomicBool::new(false),
             is_swept: AtomicBool::new(false),
             writer_is_checked: AtomicBool::new(false),
-            steady: Steady::default(),
+            monotonic_pass: MonotonicPass::default(),
             overdue: Overdue::default(),
         }
     }

@@ -131,7 +131,7 @@ async fn overlay_of(context: &Context) -> Result<&dyn ConversionOverlay, WorkErr
 }
 
 /// Runs the plan's conversion, if it has one; returns the outcome.
-pub(super) async fn run(context: &Context, stop: &StopSignal) -> Result<PhaseOutcome, WorkError> {
+pub(super) async fn run_conversion(context: &Context, stop: &StopSignal) -> Result<PhaseOutcome, WorkError> {
     let conversion = context.conversion();
     let Some(converter) = conversion.converter() else { return Ok(PhaseOutcome::NotInPlan) };
     cutover::fence(context).await?;

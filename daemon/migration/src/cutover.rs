@@ -72,14 +72,18 @@ pub fn deadline(context: &Context, phase: Phase) -> Duration {
 }
 
 /// Runs one phase; returns its outcome.
-pub async fn run(context: &Context, phase: Phase, stop: &StopSignal) -> Result<PhaseOutcome, WorkError> {
+pub async fn run_phase(
+    context: &Context,
+    phase: Phase,
+    stop: &StopSignal,
+) -> Result<PhaseOutcome, WorkError> {
     crash::point(&format!("phase.{phase}.begin"));
     let outcome = match phase {
         Phase::CatchUpDelta => catch_up_delta(context, stop).await,
         Phase::StopSource => unless_stopped(stop, stop_source(context)).await,
         Phase::FinalDelta => final_delta(context, stop).await,
         Phase::Verify => verify_phase(context, stop).await,
-        Phase::Convert => Box::pin(conversion::run(context, stop)).await,
+        Phase::Convert => Box::pin(conversion::run_conversion(context, stop)).await,
         Phase::CreateVm => create(context).await,
         Phase::StartVm => start(context).await,
         Phase::BootCheck => unless_stopped(stop, watch(context)).await,
@@ -173,7 +177,7 @@ async fn verify_phase(context: &Context, stop: &StopSignal) -> Result<PhaseOutco
         VerifyMode::Compare => {
             let compare = CompareSnapshot::new(context, &order, stop, false);
             admission::pass(context, PassKind::Final, stop, Some(&compare)).await?.drained()?;
-            compare.into_verdict()
+            compare.into_result()
         }
     };
     match result {
@@ -211,7 +215,7 @@ async fn record_roots(context: &Context, result: Option<&VerifyResult>) -> Resul
         });
     }
     context.store.record_roots(recorded_roots).await?;
-    crash::point("root.sealed");
+    crash::point("root.recorded");
     Ok(())
 }
 

@@ -104,12 +104,12 @@ async fn with_hooks(
     let mut retry = Retry::times(ATTEMPTS);
     let mut waiting = RetryReporter::new(context);
     let error = loop {
-        let Err(error) = hooks::run(context, phase, when, stop).await else { return Ok(()) };
+        let Err(error) = hooks::run_hooks(context, phase, when, stop).await else { return Ok(()) };
         if matches!(error.remedy, Remedy::Operator | Remedy::NextWindow) || stop.is_stopped() {
             break error;
         }
         let Some(pause) = retry.next_pause() else { break error };
-        waiting.told(&format!("the hooks {when:?} {phase}"), &error, pause).await;
+        waiting.report(&format!("the hooks {when:?} {phase}"), &error, pause).await;
         tokio::time::sleep(pause).await;
     };
     context.waits_no_more();
@@ -139,7 +139,7 @@ async fn attempts(context: &Context, doing: StateWork, stop: &StopSignal) -> Res
         let copied = begun.elapsed().saturating_sub(context.admissions.waited().saturating_sub(waited));
         if matches!(doing, StateWork::Seed | StateWork::Sync) && copied > LONG {
             // Much was copied: a full pass of days may meet more than ten short failures.
-            patience.begin_anew();
+            patience.begin_again();
         }
         // Only if the target reports that its VM is off may the start be abandoned: an undo would end a
         // working VM.
@@ -178,10 +178,10 @@ impl<'a> Patience<'a> {
     }
 
     /// Resets the count of earlier failures.
-    fn begin_anew(&mut self) {
+    fn begin_again(&mut self) {
         self.limited = Retry::times(ATTEMPTS);
         self.endless = Some(Retry::forever());
-        self.waiting.begin_anew();
+        self.waiting.begin_again();
     }
 
     /// Shows the reason for waiting, and waits for the next try; returns the error if there is none left.
@@ -199,7 +199,7 @@ impl<'a> Patience<'a> {
             _ => &mut self.limited,
         };
         let Some(pause) = retry.next_pause() else { return Err(error) };
-        self.waiting.told(doing, &error, pause).await;
+        self.waiting.report(doing, &error, pause).await;
         tokio::select! {
             biased;
             () = stop.stopped() => Err(error),
@@ -250,7 +250,7 @@ async fn run_phase(context: &Context, phase: Phase, stop: &StopSignal) -> Result
     let running = async {
         let (began, cut) = begun;
         in_time(phase, (began, clock::age(began)), cut, deadline)?;
-        cutover::run(context, phase, stop).await
+        cutover::run_phase(context, phase, stop).await
     };
     let mut running = std::pin::pin!(tokio::time::timeout(deadline, running));
     let result = tokio::select! {

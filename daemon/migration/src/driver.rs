@@ -1,5 +1,5 @@
-//! The driver: one task that owns a migration. It waits for an event, has it decided, saves the decision, then
-//! acts.
+//! The driver: one task that owns a migration. It waits for an event, has it decided, saves the decision,
+//! then acts.
 //!
 //! Rule: save before acting. The state in the store is never older than the work done, so a restart only
 //! repeats the saved state's work from the beginning, which all work allows. No other task writes a

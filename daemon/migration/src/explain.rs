@@ -9,14 +9,14 @@ use warmd_core::{
 use warmd_schedules::{
     Tz,
     admission_queue::QuotaScope,
-    explain::{ScheduleDecision, What, explain},
+    explain::{ExplainedDecision, ScheduleDecision, explain},
     quota::{Allowance, Quotas},
     rules::{PassHistory, Rules},
     schedule::Problems,
 };
 
 use super::{
-    admission::Places,
+    admission::QuotaLocations,
     context::Context,
     manager::{DriverHandle, Manager, internal},
     pass_history::known,
@@ -55,10 +55,15 @@ pub(super) async fn explained(
             let admissions = &handle.context.admissions;
             (manager.gate.quotas_over(&admissions.places()), admissions.why())
         }
-        None => (manager.gate.quotas_over(&Places::ends(&plan.source, &plan.target)), None),
+        None => (manager.gate.quotas_over(&QuotaLocations::ends(&plan.source, &plan.target)), None),
     };
     let mut extra = limits(&quotas, &decisions, (rules.zone, now, count));
-    let waits = waits.map(|why| ScheduleDecision { at: now, zone: rules.zone, what: What::PassBlocked, why });
+    let waits = waits.map(|why| ScheduleDecision {
+        at: now,
+        zone: rules.zone,
+        what: ExplainedDecision::PassBlocked,
+        why,
+    });
     extra.extend(waits);
     let decisions = merged(extra, decisions, count);
     let (migration, vm) = match (&subject, whose) {
@@ -110,7 +115,7 @@ async fn subject(
         let rules = plan.rules_of(&machine.name, vm).map_err(|problems| wrong(&problems))?;
         let at = handle.context.live.view().scheduled_cutover.and_then(|awaited| awaited.asked_for());
         let mut facts = known(store, *id, rules.zone, at).await.map_err(internal)?.facts;
-        facts.last = facts.last.map(|last| handle.context.steady.told(last, clock::now()));
+        facts.last = facts.last.map(|last| handle.context.monotonic_pass.at_wall_clock(last, clock::now()));
         let snapshot = |facts: &PassHistory| facts.last.map(|last| last.snapshot);
         if next.as_ref().is_none_or(|next| snapshot(&facts) < snapshot(&next.facts)) {
             next = Some(Subject { handle, rules, facts });
@@ -137,7 +142,7 @@ fn limits(
             let Some(at) = next.filter(|at| *at <= end) else { break };
             if at > now || quotas.at(at) != Allowance::default() {
                 let why = format!("{scope}: {}: {}", quotas.at(at).in_words(), quotas.why(at));
-                limits.push(ScheduleDecision { at, zone, what: What::Limits, why });
+                limits.push(ScheduleDecision { at, zone, what: ExplainedDecision::Limits, why });
             }
             next = quotas.next_change(at);
         }

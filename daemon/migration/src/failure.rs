@@ -24,7 +24,8 @@ pub enum Remedy {
     Wait,
     /// An operator's action, then `resume`.
     Operator,
-    /// The next cutover window: this one closed before the cutover, or that of a VM of its group, was admitted.
+    /// The next cutover window: this one closed before the cutover, or that of a VM of its group, was
+    /// admitted.
     NextWindow,
     /// An operator's decision for the source VM or the target VM; until then nothing is done or undone.
     NeedsDecision,
@@ -63,7 +64,7 @@ impl WorkError {
 /// The migration's VM or disk no longer exists on its source.
 #[derive(Debug, thiserror::Error)]
 #[error("{cause}: it was removed from the source; put it back there and resume, or cancel the migration")]
-struct Gone {
+struct VmRemoved {
     #[source]
     cause: SourceError,
 }
@@ -76,7 +77,7 @@ impl From<SourceError> for WorkError {
             }
             SourceErrorKind::Failed => Remedy::Retry,
             SourceErrorKind::NotFound => {
-                return Self { remedy: Remedy::Operator, cause: Box::new(Gone { cause: error }) };
+                return Self { remedy: Remedy::Operator, cause: Box::new(VmRemoved { cause: error }) };
             }
             SourceErrorKind::Refused | SourceErrorKind::StillRunning => Remedy::Operator,
         };

@@ -43,7 +43,7 @@ pub(super) struct KeptForecast {
 /// The forecast of a cutover; `None` before a delta has been measured.
 ///
 /// A catch-up delta comes first, so the final delta copies what the guest changes during it.
-pub(super) async fn told(context: &Context) -> Result<Option<KeptForecast>, StoreError> {
+pub(super) async fn current_forecast(context: &Context) -> Result<Option<KeptForecast>, StoreError> {
     let (plan, now) = (context.plan(), clock::now());
     let Ok(rules) = context.rules() else { return Ok(None) };
     let Known { facts, learned, throughputs, .. } =
@@ -157,7 +157,7 @@ pub(super) async fn veto(context: &Context) -> Option<String> {
     if most.is_none() && context.rules().is_ok_and(|rules| rules.cutover.next_close(now).is_none()) {
         return None;
     }
-    match told(context).await {
+    match current_forecast(context).await {
         Ok(Some(told)) if told.view.against.is_empty() => None,
         Ok(Some(told)) => Some(told.view.against.join("; ")),
         Ok(None) => most.map(|most| {

@@ -13,7 +13,7 @@ use super::program::{ProgramResult, shortened};
 
 /// Calls the service at `address` with `facts`; the call is cancelled at its deadline, or when this is
 /// dropped.
-pub(super) async fn run(
+pub(super) async fn call_service(
     service: &dyn HookService,
     address: &str,
     hook: &Hook,

@@ -79,7 +79,7 @@ struct Disk {
 const NOTED: u32 = 10;
 
 /// Runs the plan's hooks of this moment, in the plan's order.
-pub(super) async fn run(
+pub(super) async fn run_hooks(
     context: &Context,
     phase: Phase,
     when: HookSide,
@@ -157,8 +157,10 @@ async fn attempts(context: &Context, hook: &Hook, again: bool) -> Result<Option<
     loop {
         let input = facts(context, hook, attempt, again).await?;
         let ended = match &hook.grpc {
-            Some(address) => hook_call::run(&*context.engine.hooks, address, hook, context.id, input).await,
-            None => program::run(&hook.command, input.as_bytes(), hook.timeout).await,
+            Some(address) => {
+                hook_call::call_service(&*context.engine.hooks, address, hook, context.id, input).await
+            }
+            None => program::run_program(&hook.command, input.as_bytes(), hook.timeout).await,
         };
         if !ended.said.is_empty() {
             context

@@ -1,9 +1,9 @@
 //! The work of migrations: the driver that owns each one, its passes, its cutover, its verification, groups,
 //! admission and preflight.
 //!
-//! Rule: one task owns a migration; all other code asks through [`warmd_core::control::Control`] and reads views. Knows
-//! the ports of `core`, the state and the schedules; not clap, not an endpoint, not disks, not gRPC, not
-//! metrics.
+//! Rule: one task owns a migration; all other code asks through [`warmd_core::control::Control`] and reads
+//! views. Knows the ports of `core`, the state and the schedules; not clap, not an endpoint, not disks, not
+//! gRPC, not metrics.
 #![forbid(unsafe_code)]
 
 pub mod admission;
@@ -27,6 +27,7 @@ pub mod inventory;
 pub mod limits;
 mod machine_changes;
 pub mod manager;
+mod monotonic_pass;
 mod overdue;
 pub mod pass;
 mod pass_history;
@@ -45,7 +46,6 @@ mod set_limit;
 mod snapshot_cleanup;
 mod stale_state;
 pub mod status_publisher;
-mod steady;
 mod supervised;
 mod telemetry;
 mod timing;

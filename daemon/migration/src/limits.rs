@@ -17,12 +17,12 @@ use warmd_core::model::{
 };
 use warmd_schedules::forecast::Ceiling;
 
-use super::admission::Nodes;
+use super::admission::RateNodes;
 
 /// All limits, by scope.
 #[derive(Debug)]
 pub struct Registry {
-    arbiter: RateLimiter,
+    rate_limiter: RateLimiter,
     entries: Mutex<BTreeMap<LimitScope, Entry>>,
     /// Saved by an earlier run of the daemon, for scopes that do not exist yet.
     saved: Mutex<BTreeMap<LimitScope, SavedLimit>>,
@@ -39,13 +39,13 @@ struct Entry {
 
 /// The limit that configuration or plan set for a scope.
 #[derive(Clone, Debug)]
-pub(super) struct Word {
+pub(super) struct ConfiguredLimit {
     pub(super) scope: LimitScope,
     pub(super) vm_name: String,
     pub(super) said: Limit,
 }
 
-impl Word {
+impl ConfiguredLimit {
     /// The limits of a plan for a migration and its disks.
     pub(super) fn of_plan<'a>(
         id: MigrationId,
@@ -77,7 +77,7 @@ impl Registry {
     /// With the limits saved by an earlier run.
     pub(super) fn new(saved: Vec<(LimitScope, SavedLimit)>) -> Self {
         Self {
-            arbiter: RateLimiter::new(),
+            rate_limiter: RateLimiter::new(),
             entries: Mutex::default(),
             saved: Mutex::new(saved.into_iter().collect()),
         }
@@ -85,7 +85,7 @@ impl Registry {
 
     /// Whether `word` is newer than the limit set at run time: that must be deleted durably before `word` is
     /// applied.
-    pub(super) fn outdates(&self, word: &Word) -> bool {
+    pub(super) fn outdates(&self, word: &ConfiguredLimit) -> bool {
         match self.entries().get(&word.scope) {
             Some(entry) => entry.said != word.said && entry.set.is_some(),
             None => self.saved().get(&word.scope).is_some_and(|saved| saved.instead_of != word.said),
@@ -93,7 +93,7 @@ impl Registry {
     }
 
     /// Applies the limit that configuration or plan set for a scope.
-    pub(super) fn set_configured(&self, Word { scope, vm_name, said }: Word) {
+    pub(super) fn set_configured(&self, ConfiguredLimit { scope, vm_name, said }: ConfiguredLimit) {
         let mut entries = self.entries();
         if let Some(entry) = entries.get_mut(&scope) {
             if entry.said != said {
@@ -104,7 +104,7 @@ impl Registry {
         }
         let saved = self.saved().remove(&scope).filter(|saved| saved.instead_of == said);
         let (limit, set) = saved.map_or((said, None), |saved| (saved.limit, Some(saved.set)));
-        let limiter = self.arbiter.limiter(limit);
+        let limiter = self.rate_limiter.limiter(limit);
         entries.insert(scope, Entry { limiter, vm_name, said, set });
     }
 
@@ -114,23 +114,23 @@ impl Registry {
         &self,
         member: &LimitedMigration,
         disks: &[DiskKey],
-        nodes: impl Fn(&DiskKey) -> Nodes,
+        nodes: impl Fn(&DiskKey) -> RateNodes,
     ) -> BTreeMap<DiskKey, DiskShares> {
         disks.iter().map(|disk| (disk.clone(), self.shares(member, disk, &nodes(disk)))).collect()
     }
 
     /// The rate limiter of all limits.
-    pub(super) fn arbiter(&self) -> RateLimiter {
-        self.arbiter.clone()
+    pub(super) fn rate_limiter(&self) -> RateLimiter {
+        self.rate_limiter.clone()
     }
 
     /// The shares of a disk. The endpoints are those at the migration's start; one that is no longer
     /// configured has no limits, and is not read either.
-    fn shares(&self, member: &LimitedMigration, disk: &DiskKey, quotas: &Nodes) -> DiskShares {
+    fn shares(&self, member: &LimitedMigration, disk: &DiskKey, quotas: &RateNodes) -> DiskShares {
         let entries = self.entries();
         let of = |scope: &LimitScope| {
             let entry = entries.get(scope);
-            entry.map_or_else(|| self.arbiter.limiter(Limit::default()), |entry| entry.limiter.clone())
+            entry.map_or_else(|| self.rate_limiter.limiter(Limit::default()), |entry| entry.limiter.clone())
         };
         let global = of(&LimitScope::Global);
         let source = of(&LimitScope::Source(member.source.to_owned()));
@@ -142,7 +142,7 @@ impl Registry {
             let endpoint = std::iter::once(endpoint).chain(quota).map(|node| (node, true));
             // Hosts and datastores do not take part in the fair queueing: no node branches behind the disk.
             let rest = [&quotas.plan, &migration, &disk].into_iter().chain(others);
-            self.arbiter.limits(all.chain(endpoint).chain(rest.map(|node| (node, counts))))
+            self.rate_limiter.limits(all.chain(endpoint).chain(rest.map(|node| (node, counts))))
         };
         DiskShares {
             reads: way(&source, quotas.source.as_ref(), &quotas.others, true),
@@ -239,12 +239,12 @@ mod tests {
         Limit { rate: NonZeroU64::new(bytes), requests: None }
     }
 
-    fn word(said: Limit) -> Word {
-        Word { scope: LimitScope::Global, vm_name: String::new(), said }
+    fn word(said: Limit) -> ConfiguredLimit {
+        ConfiguredLimit { scope: LimitScope::Global, vm_name: String::new(), said }
     }
 
     fn set() -> SetBy {
-        SetBy { by: "somebody".to_owned(), at: Utc::now() }
+        SetBy { by: "operator".to_owned(), at: Utc::now() }
     }
 
     /// Between the check and the new limit the old one is deleted durably; if that fails, it stays in force.
@@ -257,7 +257,7 @@ mod tests {
         for _ in 0..2 {
             assert!(registry.outdates(&word(rate(8))) && !registry.outdates(&word(rate(9))));
             let now = registry.get(&LimitScope::Global).unwrap();
-            assert_eq!((now.limit, now.set.map(|set| set.by).as_deref()), (rate(5), Some("somebody")));
+            assert_eq!((now.limit, now.set.map(|set| set.by).as_deref()), (rate(5), Some("operator")));
         }
         registry.set_configured(word(rate(8)));
         let now = registry.get(&LimitScope::Global).unwrap();

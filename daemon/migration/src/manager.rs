@@ -16,7 +16,7 @@ use warmd_cbt::limit::Limit;
 use warmd_core::{
     clock,
     control::{ControlError, ControlErrorKind, EndpointInfo},
-    metrics_view::{Now, Present},
+    metrics_view::{CurrentFigures, Present},
     model::{
         decide::MigrationRecord,
         event_kind::EventKind,
@@ -41,7 +41,7 @@ use super::{
     driver::Driver,
     failure::{Remedy, WorkError},
     groups::Groups,
-    limits::{LimitedMigration, Registry, Word},
+    limits::{ConfiguredLimit, LimitedMigration, Registry},
     overdue, restore,
     status_publisher::StatusPublisher,
     supervised::{Supervision, caught},
@@ -134,7 +134,7 @@ impl Manager {
         let saved = store.limits().await.map_err(internal)?;
         let limits = Arc::new(Registry::new(saved.limits));
         let global = engine.limit;
-        let gate = AdmissionControl::new(limits.arbiter(), &endpoints.quotas, shutdown.clone());
+        let gate = AdmissionControl::new(limits.rate_limiter(), &endpoints.quotas, shutdown.clone());
         let manager = Arc::new_cyclic(|self_ref| Self {
             store,
             endpoints,
@@ -191,7 +191,7 @@ impl Manager {
                 }
             };
             plans.insert(row.plan.clone(), Arc::clone(&plan));
-            let span = span::of(row.id, &row.vm_name);
+            let span = span::migration_span(row.id, &row.vm_name);
             if let Err(error) = manager.spawn_driver(row.clone(), plan).await {
                 span.in_scope(|| {
                     tracing::error!(%error, "migration not started");
@@ -226,7 +226,7 @@ impl Manager {
         row: MigrationRow,
         plan: Arc<Plan>,
     ) -> Result<DriverHandle, ControlError> {
-        let span = span::of(row.id, &row.vm_name);
+        let span = span::migration_span(row.id, &row.vm_name);
         self.start_driver(row, plan).instrument(span).await
     }
 
@@ -286,7 +286,7 @@ impl Manager {
         let places = self.gate.places((&row.source, source.as_ref()), &row.target, &row.machine);
         if works {
             self.gate.set_plan_quota(&plan);
-            let words = Word::of_plan(row.id, &row.machine.name, disks.iter(), &plan.limits);
+            let words = ConfiguredLimit::of_plan(row.id, &row.machine.name, disks.iter(), &plan.limits);
             self.set_configured(words, &format!("plan {}", plan.name)).await?;
             let member = LimitedMigration { id: row.id, source: &row.source, target: &row.target };
             shares =
@@ -329,7 +329,7 @@ impl Manager {
                 });
                 let (at, handles) = (clock::now(), manager.handles());
                 let (windows, promises) = windows::views(handles.iter().map(|each| &*each.context), at);
-                Now {
+                CurrentFigures {
                     at,
                     views: {
                         let views = handles.iter().map(|handle| handle.context.live.view());

@@ -118,7 +118,7 @@ async fn look(handle: &DriverHandle) {
         return;
     };
     let age = before.saturating_add(seen.elapsed());
-    let line = told(known.told, age, rpo, || why(&view));
+    let line = alarm_text(known.told, age, rpo, || why(&view));
     known.told = age > rpo;
     context.overdue.keep(known);
     if let Some((kind, text)) = line {
@@ -130,7 +130,7 @@ async fn look(handle: &DriverHandle) {
 }
 
 /// The line to write, if the finding is not reported yet.
-fn told(
+fn alarm_text(
     is_told: bool,
     age: Duration,
     rpo: Duration,
@@ -195,12 +195,13 @@ mod tests {
     use warmd_core::model::phase::Phase;
 
     #[test]
-    fn it_is_told_once_as_it_begins_and_once_as_it_ends() {
+    fn alarm_is_reported_once_at_its_begin_and_end() {
         let minutes = Duration::from_mins;
         let mut is_told = false;
         let mut kinds = Vec::new();
         for age in [1, 29, 30, 31, 32, 500, 30, 2, 31] {
-            if let Some((kind, text)) = told(is_told, minutes(age), minutes(30), || "it is paused".to_owned())
+            if let Some((kind, text)) =
+                alarm_text(is_told, minutes(age), minutes(30), || "it is paused".to_owned())
             {
                 assert_eq!(text.contains("because it is paused"), kind == EventKind::Alarm, "{text}");
                 kinds.push((age, kind));

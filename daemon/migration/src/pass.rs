@@ -37,8 +37,8 @@ use warmd_core::{
         view::{DiskPassView, PassKind, PassView},
     },
     pass::{
-        DiskAudit, LiveFigures, Observers, PassEvent, PassFailureCause, PassFault, PassName, PassObserver,
-        PassOrder, PassOutcome,
+        DiskAudit, LiveFigures, Observers, PassEvent, PassFailureCause, PassFault, PassLabels, PassObserver,
+        PassOrder, PassResult,
     },
     sources::{Snapshot, SnapshotRequest, SourceErrorKind},
     targets::LastWriter,
@@ -48,7 +48,7 @@ use warmd_transfer::drain::{DrainEnd, OpenDisk, drain};
 
 use self::{
     snapshot_cost::CostMeter,
-    trust::{distrust, open},
+    trust::{distrust, open_target},
 };
 use super::{
     admission::Admission,
@@ -107,7 +107,7 @@ pub trait OnDrained: Send + Sync {
 }
 
 /// Runs one admitted pass. `then` sees the snapshot while it is open and drained.
-pub async fn run(
+pub async fn perform_pass(
     context: &Context,
     _admitted: &Admission,
     kind: PassKind,
@@ -225,7 +225,7 @@ async fn copy(
         (result, _) => result,
     };
     // The source's reason, not the readers' error that the snapshot does not exist.
-    let result = match (result, snapshot.given_up()) {
+    let result = match (result, snapshot.ended_early()) {
         (Err(_), Some(why)) => {
             failed = PassFailureCause::Other;
             Err(why.into())
@@ -292,11 +292,11 @@ async fn advance_all(
     Ok(advanced)
 }
 
-fn outcome(result: &Result<PassEnd, WorkError>, cause: PassFailureCause) -> PassOutcome {
+fn outcome(result: &Result<PassEnd, WorkError>, cause: PassFailureCause) -> PassResult {
     match result {
-        Ok(PassEnd::Drained) => PassOutcome::Drained,
-        Ok(PassEnd::Stopped) => PassOutcome::Stopped,
-        Err(error) => PassOutcome::Failed(PassFault { cause, text: error.to_string() }),
+        Ok(PassEnd::Drained) => PassResult::Drained,
+        Ok(PassEnd::Stopped) => PassResult::Stopped,
+        Err(error) => PassResult::Failed(PassFault { cause, text: error.to_string() }),
     }
 }
 
@@ -341,7 +341,7 @@ async fn record(
 /// Counts the pass, as failed if it is dropped before the pass's end.
 fn account(context: &Context, kind: PassKind) -> Box<dyn PassObserver> {
     let (plan, vm) = (context.plan().name.clone(), context.machine.name.clone());
-    let name = PassName { migration: context.id, plan, vm, kind };
+    let name = PassLabels { migration: context.id, plan, vm, kind };
     context.engine.metrics.begin_pass(name, clock::now())
 }
 
@@ -363,7 +363,7 @@ async fn audit_all(
     let audits = order.disks.iter().zip(disks).map(|(ordered, disk)| async {
         let (Some(disk_pass), Some(audit)) = (disk.record, &ordered.audit) else { return Ok(None) };
         let audited = Audited { row: &disk.row, ledger: &disk.ledger, disk_pass };
-        audit::run(context, (audit, &order.settings), snapshot, &audited, stop).await.map(Some)
+        audit::run_audit(context, (audit, &order.settings), snapshot, &audited, stop).await.map(Some)
     });
     let mut audited = Vec::with_capacity(disks.len());
     for (disk, found) in disks.iter().zip(join_all(audits).await) {
@@ -393,7 +393,7 @@ async fn drain_all(
     let specs = disks.iter().map(|disk| spec(&disk.row)).collect::<Vec<_>>();
     let sources = try_join_all(keys.iter().map(|key| snapshot.open(key))).await?;
     let targets =
-        try_join_all(disks.iter().zip(&specs).map(|(disk, spec)| open(context, disk, spec))).await?;
+        try_join_all(disks.iter().zip(&specs).map(|(disk, spec)| open_target(context, disk, spec))).await?;
     let opened = disks.iter().zip(sources).zip(targets).map(|((disk, source), target)| OpenDisk {
         key: disk.row.key.clone(),
         record: disk.record,

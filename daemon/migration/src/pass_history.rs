@@ -56,7 +56,7 @@ pub(super) async fn known(
     }
     learn(&mut learned, &passes, zone);
     let recent = &passes[passes.len().saturating_sub(RECENT as usize)..];
-    let Speed { drained_per_second, overhead, throughputs } = speed(recent);
+    let CopyRate { drained_per_second, overhead, throughputs } = speed(recent);
     // A pass that was cut off has no end: it counts from its start, so that it is not repeated at once.
     let last = passes
         .last()
@@ -99,7 +99,7 @@ fn ratio(learned: &ChangeRates, before: &PassFacts, pass: &PassFacts, zone: Tz) 
 
 /// The copy rate of passes.
 #[derive(Debug, Default, PartialEq)]
-struct Speed {
+struct CopyRate {
     drained_per_second: Option<f64>,
     overhead: Duration,
     throughputs: Vec<f64>,
@@ -109,7 +109,7 @@ struct Speed {
 /// overhead, the least time of any pass.
 ///
 /// The rate of a single pass is used if at least half of its time was copying.
-fn speed(passes: &[PassFacts]) -> Speed {
+fn speed(passes: &[PassFacts]) -> CopyRate {
     let ended = passes.iter().rev().filter(|pass| !pass.failed && pass.kind != PassKind::Final);
     let measured: Vec<_> = ended
         .filter_map(|pass| {
@@ -125,7 +125,7 @@ fn speed(passes: &[PassFacts]) -> Speed {
         age *= FADING;
     }
     if weights <= 0.0 {
-        return Speed::default();
+        return CopyRate::default();
     }
     let rate = rates / weights;
     let extra: f64 = measured.iter().map(|(bytes, took)| (took - bytes / rate).max(0.0)).sum();
@@ -133,7 +133,7 @@ fn speed(passes: &[PassFacts]) -> Speed {
     let overhead = Duration::try_from_secs_f64(extra).unwrap_or_default();
     let copying = measured.iter().rev().filter(|(bytes, took)| bytes / rate >= extra && *took > extra);
     let throughputs = copying.map(|(bytes, took)| bytes / (took - extra)).collect();
-    Speed { drained_per_second: Some(rate), overhead, throughputs }
+    CopyRate { drained_per_second: Some(rate), overhead, throughputs }
 }
 
 #[cfg(test)]
@@ -187,13 +187,13 @@ mod tests {
     fn large_passes_tell_the_rate_and_small_ones_what_comes_beside() {
         let passes =
             [pass(1, 0, 100, 10_000 * MIB, true), pass(2, 10, 2, MIB, false), pass(3, 20, 2, 2 * MIB, false)];
-        let Speed { drained_per_second, overhead, throughputs } = speed(&passes);
+        let CopyRate { drained_per_second, overhead, throughputs } = speed(&passes);
         let rate = drained_per_second.unwrap() / MIB as f64;
         assert!((95.0..101.0).contains(&rate), "{rate}");
         assert!((1.0..2.0).contains(&overhead.as_secs_f64()), "{overhead:?}");
         // The small ones do not show it.
         let [full] = throughputs[..] else { panic!("{throughputs:?}") };
         assert!((95.0..105.0).contains(&(full / MIB as f64)), "{full}");
-        assert_eq!(speed(&[]), Speed::default());
+        assert_eq!(speed(&[]), CopyRate::default());
     }
 }

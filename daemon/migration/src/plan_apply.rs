@@ -17,7 +17,7 @@ use warmd_store::{Created, NewMigration, StoreErrorKind};
 use super::{
     manager::{Manager, internal},
     plan_diff,
-    rules::{self, Judged, Subject},
+    rules::{self, CheckedPlan, Subject},
 };
 
 /// How often a plan is checked again because of other changes, before those have to wait for it.
@@ -26,11 +26,11 @@ const JUDGED: u32 = 3;
 impl Manager {
     /// See [`warmd_core::control::Control::preview_plan`].
     pub(super) async fn preview(&self, plan: &Plan) -> Result<Applied, ControlError> {
-        let judged = rules::judge(self, plan).await?;
+        let checked = rules::check_plan(self, plan).await?;
         let before = self.before(&plan.name).await?;
-        let changes = plan_diff::of(self, before.as_ref(), plan, &judged.machines);
-        let kept = judged.machines.iter().filter_map(|subject| subject.migration).collect();
-        Ok(Applied { started: Vec::new(), kept, findings: judged.findings, changes })
+        let changes = plan_diff::diff_plans(self, before.as_ref(), plan, &checked.machines);
+        let kept = checked.machines.iter().filter_map(|subject| subject.migration).collect();
+        Ok(Applied { started: Vec::new(), kept, findings: checked.findings, changes })
     }
 
     /// The plan as last applied; an unreadable one counts as none, and is replaced.
@@ -54,21 +54,21 @@ impl Manager {
         // waits for that.
         for _ in 0..JUDGED {
             let revision = self.revision.load(Ordering::SeqCst);
-            let judged = rules::judge(self, &plan).await?.good()?;
+            let checked = rules::check_plan(self, &plan).await?.good()?;
             let _one_at_a_time = self.applying.lock().await;
             if self.revision.fetch_add(1, Ordering::SeqCst) == revision {
-                return self.commit(plan, judged, by).await;
+                return self.commit(plan, checked, by).await;
             }
         }
         let _one_at_a_time = self.change_alone().await;
-        let judged = rules::judge(self, &plan).await?.good()?;
-        self.commit(plan, judged, by).await
+        let checked = rules::check_plan(self, &plan).await?.good()?;
+        self.commit(plan, checked, by).await
     }
 
     /// Applies the plan, if nothing has changed since its check.
-    async fn commit(&self, plan: Plan, judged: Judged, by: &str) -> Result<Applied, ControlError> {
+    async fn commit(&self, plan: Plan, checked: CheckedPlan, by: &str) -> Result<Applied, ControlError> {
         let before = self.before(&plan.name).await?;
-        let mut changes = plan_diff::of(self, before.as_ref(), &plan, &judged.machines);
+        let mut changes = plan_diff::diff_plans(self, before.as_ref(), &plan, &checked.machines);
         let theirs: Vec<_> =
             self.handles().into_iter().filter(|handle| handle.context.plan().name == plan.name).collect();
         let open = theirs.iter().filter(|handle| !handle.context.state().is_final());
@@ -78,9 +78,9 @@ impl Manager {
                 handle.context.journal_entry(by, EventKind::Request, text)
             })
             .collect();
-        let mut applied = Applied { findings: judged.findings, ..Applied::default() };
+        let mut applied = Applied { findings: checked.findings, ..Applied::default() };
         let (mut vms, mut new) = (Vec::new(), Vec::new());
-        for subject in judged.machines {
+        for subject in checked.machines {
             if let Some(id) = subject.migration {
                 applied.kept.push(id);
                 continue;
@@ -101,7 +101,7 @@ impl Manager {
             handle.context.set_plan(Arc::clone(&plan));
         }
         self.set_plan_limits(&plan).await?;
-        self.take_up_readable(&plan).await;
+        self.start_readable(&plan).await;
         for (vm, made) in vms.into_iter().zip(made) {
             // A migration whose creation failed, but was saved, exists and has no driver yet.
             let (Created::New(row) | Created::Exists(row)) = made;

@@ -11,7 +11,7 @@ use warmd_core::{
 use super::{manager::Manager, rules::Subject};
 
 /// The changes of applying `now`, where `before` is the present plan of that name.
-pub(super) fn of(
+pub(super) fn diff_plans(
     manager: &Manager,
     before: Option<&Plan>,
     now: &Plan,

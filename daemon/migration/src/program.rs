@@ -65,7 +65,7 @@ pub(super) struct Order<'a> {
 }
 
 /// Runs `command`, a program's absolute path and its arguments, with `input`. Dropping the future kills it.
-pub(super) async fn run(command: &[String], input: &[u8], deadline: Duration) -> ProgramResult {
+pub(super) async fn run_program(command: &[String], input: &[u8], deadline: Duration) -> ProgramResult {
     run_told(&Order { command, input, variables: &[], deadline }, &mut |_| {}).await
 }
 
@@ -73,7 +73,8 @@ pub(super) async fn run(command: &[String], input: &[u8], deadline: Duration) ->
 /// A carriage return ends a line too. Dropping the future kills it.
 pub(super) async fn run_told(order: &Order<'_>, tell: &mut (dyn FnMut(&str) + Send)) -> ProgramResult {
     let deadline = order.deadline;
-    let mut said = Said { head: Vec::new(), tail: VecDeque::new(), left_out: 0, line: Vec::new(), tell };
+    let mut said =
+        ProgramOutput { head: Vec::new(), tail: VecDeque::new(), left_out: 0, line: Vec::new(), tell };
     let fault = match timeout(deadline, attend(order, &mut said)).await {
         Ok(Ok(fault)) => fault,
         Ok(Err(error)) => Some(format!("it cannot be run: {error}")),
@@ -84,7 +85,7 @@ pub(super) async fn run_told(order: &Order<'_>, tell: &mut (dyn FnMut(&str) + Se
     ProgramResult { fault, said: said.text() }
 }
 
-async fn attend(order: &Order<'_>, said: &mut Said<'_>) -> io::Result<Option<String>> {
+async fn attend(order: &Order<'_>, said: &mut ProgramOutput<'_>) -> io::Result<Option<String>> {
     let (mut group, output) = Group::start(order.command, order.variables)?;
     let mut stdin = group.child.stdin.take();
     let mut feed = pin!(async {
@@ -175,7 +176,7 @@ impl Drop for Group {
 }
 
 /// The output, without its middle if it is long.
-struct Said<'a> {
+struct ProgramOutput<'a> {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     left_out: u64,
@@ -184,7 +185,7 @@ struct Said<'a> {
     tell: &'a mut (dyn FnMut(&str) + Send),
 }
 
-impl Said<'_> {
+impl ProgramOutput<'_> {
     async fn listen(&mut self, mut output: Receiver) {
         let mut buffer = [0; 4096];
         while let Ok(read @ 1..) = output.read(&mut buffer).await {
@@ -235,8 +236,13 @@ impl Said<'_> {
 /// sequences.
 pub(super) fn shortened(text: &str) -> String {
     let mut tell = |_: &str| {};
-    let mut said =
-        Said { head: Vec::new(), tail: VecDeque::new(), left_out: 0, line: Vec::new(), tell: &mut tell };
+    let mut said = ProgramOutput {
+        head: Vec::new(),
+        tail: VecDeque::new(),
+        left_out: 0,
+        line: Vec::new(),
+        tell: &mut tell,
+    };
     said.add(text.as_bytes());
     said.text()
 }
@@ -263,7 +269,7 @@ mod tests {
     }
 
     async fn well(script: &str, input: &str) -> String {
-        let ended = run(&shell(script), input.as_bytes(), SOON).await;
+        let ended = run_program(&shell(script), input.as_bytes(), SOON).await;
         assert_eq!(ended.fault, None, "{}", ended.said);
         ended.said
     }
@@ -273,27 +279,27 @@ mod tests {
         assert_eq!(well("cat; echo two >&2; echo three", "one\n").await, "one\ntwo\nthree");
         // A program that does not read its input.
         assert_eq!(well("exec <&-; echo deaf", &"x".repeat(1 << 20)).await, "deaf");
-        let ended = run(&shell("echo why; exit 3"), b"", SOON).await;
+        let ended = run_program(&shell("echo why; exit 3"), b"", SOON).await;
         assert_eq!(
             ended,
             ProgramResult { fault: Some("it ended with exit status: 3".to_owned()), said: "why".to_owned() }
         );
-        let killed = run(&shell("kill -TERM $$"), b"", SOON).await.fault.unwrap();
+        let killed = run_program(&shell("kill -TERM $$"), b"", SOON).await.fault.unwrap();
         assert!(killed.contains("signal: 15"), "{killed}");
     }
 
     #[tokio::test]
     async fn no_shell_reads_the_arguments_and_a_missing_program_is_told() {
         let echo = ["/bin/echo", "$HOME;`id`", "a b"].map(str::to_owned);
-        assert_eq!(run(&echo, b"", SOON).await.said, "$HOME;`id` a b");
-        let missing = run(&["/nowhere/warmd".to_owned()], b"", SOON).await.fault.unwrap();
+        assert_eq!(run_program(&echo, b"", SOON).await.said, "$HOME;`id` a b");
+        let missing = run_program(&["/nowhere/warmd".to_owned()], b"", SOON).await.fault.unwrap();
         assert!(missing.contains("cannot be run"), "{missing}");
     }
 
     #[tokio::test]
     async fn it_sees_no_more_of_the_environment_than_it_needs() {
         assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "there is nothing to hide");
-        let seen = run(&["/usr/bin/env".to_owned()], b"", SOON).await.said;
+        let seen = run_program(&["/usr/bin/env".to_owned()], b"", SOON).await.said;
         let names: Vec<_> = seen.lines().filter_map(|line| line.split('=').next()).collect();
         assert!(names.contains(&"PATH"), "{seen}");
         assert!(names.iter().all(|name| *name == "LC_ALL" || PASSED_ON.contains(name)), "{seen}");
@@ -339,7 +345,7 @@ mod tests {
     async fn at_the_deadline_all_of_its_group_is_killed() {
         let begun = Instant::now();
         let script = "sleep 1000 & echo $!; echo $$; trap '' TERM; wait";
-        let ended = run(&shell(script), b"", Duration::from_millis(700)).await;
+        let ended = run_program(&shell(script), b"", Duration::from_millis(700)).await;
         assert!(ended.fault.unwrap().contains("did not end within 700ms"));
         assert_eq!(ended.said.lines().count(), 2, "{}", ended.said);
         for pid in ended.said.lines() {
@@ -364,7 +370,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let command = shell(&format!("echo $$ > {0}.new; mv {0}.new {0}; sleep 1000", file.display()));
-        let waiting = tokio::spawn(async move { run(&command, b"", SOON).await });
+        let waiting = tokio::spawn(async move { run_program(&command, b"", SOON).await });
         let begun = Instant::now();
         while !file.exists() {
             assert!(begun.elapsed() < SOON, "it never began");

@@ -52,7 +52,7 @@ pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, Wo
             recorded_roots.iter().find(|recorded| recorded.disk == row.id && recorded.attempt == attempt);
         let ledger = context.ledger(row.id).await?;
         // Then the ledger is being deleted, or is gone, and its disks have no figures.
-        let given_up = view.state == State::Cancelled;
+        let cancelled = view.state == State::Cancelled;
         let (audited, checked, mismatched_bytes) = audits.get(&row.key).copied().unwrap_or_default();
         let audit = Some(AuditReport {
             passes: audited,
@@ -61,7 +61,7 @@ pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, Wo
             tracking_fault: row.tracking_fault.clone(),
         });
         let pending = match &conversion {
-            _ if given_up => row.size.0,
+            _ if cancelled => row.size.0,
             // What was changed on purpose is not missing.
             Some(conversion) if view.state.is_handed_over() => {
                 ledger.pending_bytes().0.saturating_sub(conversion.changed(&row.key))
@@ -71,7 +71,7 @@ pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, Wo
         disks.push(DiskReport {
             manifest_root: match recorded {
                 Some(RecordedRoot { root, .. }) => Some(root.clone()),
-                None if given_up => None,
+                None if cancelled => None,
                 None => root_of_now(context, &row, &ledger).await?,
             },
             root_recorded: recorded.map(|recorded| recorded.at),
@@ -80,7 +80,7 @@ pub async fn report(context: &Context, ends: EndpointNames) -> Result<Report, Wo
             key: row.key.0,
             size: row.size.0,
             location: row.location,
-            mark: ledger.anchor().filter(|_| !given_up).map(|mark| mark.0),
+            mark: ledger.anchor().filter(|_| !cancelled).map(|mark| mark.0),
             pending,
         });
     }

@@ -72,7 +72,7 @@ fn step(
         (Some(ScheduledCutover::At { at, force, by }), Ok(rules)) => {
             at_a_time(rules, (*at, *force, by), state, now)
         }
-        (None, Ok(rules)) => by_itself(plan, rules, state, now),
+        (None, Ok(rules)) => automatic(plan, rules, state, now),
         (_, Err(wait)) => {
             let mode = if scheduled_cutover.is_some() {
                 ScheduledCutoverMode::At
@@ -127,7 +127,7 @@ fn at_a_time(
     wait(now, format!("asked for at {told} by {by}: it is {state}, and must be synced before {last}"), end)
 }
 
-fn by_itself(plan: &Plan, rules: &Rules, state: &State, now: DateTime<Utc>) -> ScheduledStep {
+fn automatic(plan: &Plan, rules: &Rules, state: &State, now: DateTime<Utc>) -> ScheduledStep {
     let wait = |begins, why, until| {
         let shown = ScheduledCutoverView { mode: ScheduledCutoverMode::Auto, begins, why, force: false };
         ScheduledStep::Wait { shown, until }
@@ -202,7 +202,7 @@ pub(super) async fn judged(
         context.groups.mark_ready(context.id, None);
         return wait(why);
     }
-    let found = by_itself_judged(context, scheduled_cutover, state, now).await;
+    let found = automatic_checked(context, scheduled_cutover, state, now).await;
     let plan = context.plan();
     match found {
         ScheduledStep::Begin { by, .. } if plan.is_grouped() => {
@@ -220,7 +220,7 @@ pub(super) async fn judged(
     }
 }
 
-async fn by_itself_judged(
+async fn automatic_checked(
     context: &Context,
     scheduled_cutover: Option<&ScheduledCutover>,
     state: &State,
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_that_cuts_over_by_itself_does_so_in_its_windows_unless_held() {
+    fn auto_cutover_begins_in_its_windows_unless_on_hold() {
         let plan = nights("auto");
         let ScheduledStep::Wait { shown, until } = step(&plan, None, &State::Synced, at("22T12:00")) else {
             panic!("it waits")
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn outside_its_windows_a_cutover_is_refused_with_the_next_one_named() {
+    fn cutover_outside_its_windows_is_refused_naming_the_next() {
         let plan = nights("manual");
         let order = |when, force| CutoverOrder { when, force, ..CutoverOrder::default() };
         let noon = at("22T12:00");

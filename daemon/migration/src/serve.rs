@@ -76,7 +76,7 @@ impl Control for Manager {
     }
 
     async fn validate_plan(&self, plan: &Plan) -> Result<Vec<Finding>, ControlError> {
-        Ok(rules::judge(self, plan).await?.findings)
+        Ok(rules::check_plan(self, plan).await?.findings)
     }
 
     async fn apply_plan(&self, plan: Plan, by: &str) -> Result<Applied, ControlError> {
@@ -274,7 +274,7 @@ impl Manager {
         let _one_at_a_time =
             if request == Request::Rollback { Some(self.change_alone().await) } else { None };
         if request == Request::Rollback {
-            self.check_moved_by_nobody_else(id).await?;
+            self.check_not_moved_elsewhere(id).await?;
         }
         for _ in 0..ASKED {
             let owner = self.owner(id).await?;
@@ -291,7 +291,7 @@ impl Manager {
     }
 
     /// A source VM that another migration moves now cannot have this one back.
-    async fn check_moved_by_nobody_else(&self, id: MigrationId) -> Result<(), ControlError> {
+    async fn check_not_moved_elsewhere(&self, id: MigrationId) -> Result<(), ControlError> {
         let row = self.row(id).await?;
         if let Some(other) = self.unreadable_of(&row.source, &row.vm) {
             let message = format!(
@@ -352,25 +352,26 @@ impl Manager {
     pub(super) async fn find_migration(&self, key: &str) -> Result<MigrationId, ControlError> {
         let named = |handle: DriverHandle| {
             let context = &handle.context;
-            let (vm_name, rank) = (context.machine.name.clone(), Rank::of(&context.state()));
-            (context.id, Named { vm_name, rank })
+            let (vm_name, rank) = (context.machine.name.clone(), NameRank::of(&context.state()));
+            (context.id, MigrationNames { vm_name, rank })
         };
         let mut known: BTreeMap<_, _> = self.handles().into_iter().map(named).collect();
         known.extend(
             self.all_unreadable()
                 .into_iter()
-                .map(|each| (each.id, Named { vm_name: each.vm_name, rank: Rank::UnderWay })),
+                .map(|each| (each.id, MigrationNames { vm_name: each.vm_name, rank: NameRank::UnderWay })),
         );
         // An unfinished migration takes precedence over all finished ones, and a whole id means one alone.
-        let is_meant = |id: &MigrationId, named: &Named| {
-            named.vm_name == key && named.rank == Rank::UnderWay || id.to_string().eq_ignore_ascii_case(key)
+        let is_meant = |id: &MigrationId, named: &MigrationNames| {
+            named.vm_name == key && named.rank == NameRank::UnderWay
+                || id.to_string().eq_ignore_ascii_case(key)
         };
         if !known.iter().any(|(id, named)| is_meant(id, named)) {
             for FinishedMigration { id, vm_name, is_done } in
                 self.store.finished_like(key).await.map_err(internal)?
             {
-                let rank = if is_done { Rank::Done } else { Rank::GivenUp };
-                known.entry(id).or_insert(Named { vm_name, rank });
+                let rank = if is_done { NameRank::Done } else { NameRank::Cancelled };
+                known.entry(id).or_insert(MigrationNames { vm_name, rank });
             }
         }
         find(&known, key)
@@ -418,31 +419,31 @@ impl Manager {
 }
 
 /// The names of a migration.
-struct Named {
+struct MigrationNames {
     vm_name: String,
-    rank: Rank,
+    rank: NameRank,
 }
 
 /// Which of several migrations of a VM its name means: the first of these that exists.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
+enum NameRank {
     UnderWay,
     Done,
-    GivenUp,
+    Cancelled,
 }
 
-impl Rank {
+impl NameRank {
     fn of(state: &State) -> Self {
         match state {
             State::Done => Self::Done,
-            State::Cancelled => Self::GivenUp,
+            State::Cancelled => Self::Cancelled,
             _ => Self::UnderWay,
         }
     }
 }
 
 /// The migration that `key` names.
-fn find(known: &BTreeMap<MigrationId, Named>, key: &str) -> Result<MigrationId, ControlError> {
+fn find(known: &BTreeMap<MigrationId, MigrationNames>, key: &str) -> Result<MigrationId, ControlError> {
     let wanted = key.to_ascii_lowercase();
     let by_id = |id: &MigrationId| {
         let id = id.to_string();

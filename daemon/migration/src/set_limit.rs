@@ -17,7 +17,7 @@ use warmd_core::{
 use warmd_store::StoreError;
 
 use super::{
-    limits::Word,
+    limits::ConfiguredLimit,
     manager::{Manager, internal, unread},
 };
 
@@ -91,7 +91,7 @@ impl Manager {
         let targets =
             self.endpoints.targets.iter().map(|(name, it)| (LimitScope::Target(name.clone()), it.limit));
         let all = std::iter::once((LimitScope::Global, global)).chain(sources).chain(targets);
-        let words = all.map(|(scope, said)| Word { scope, vm_name: String::new(), said });
+        let words = all.map(|(scope, said)| ConfiguredLimit { scope, vm_name: String::new(), said });
         self.set_configured(words.collect(), "the configuration").await
     }
 
@@ -104,7 +104,12 @@ impl Manager {
             let context = &handle.context;
             if context.plan().name == plan.name && !context.state().is_final() {
                 let disks = context.machine.disks.iter().map(|disk| &disk.key);
-                words.extend(Word::of_plan(context.id, &context.machine.name, disks, &plan.limits));
+                words.extend(ConfiguredLimit::of_plan(
+                    context.id,
+                    &context.machine.name,
+                    disks,
+                    &plan.limits,
+                ));
             }
         }
         self.set_configured(words, &format!("plan {}", plan.name)).await
@@ -112,7 +117,11 @@ impl Manager {
 
     /// Applies limits that `who` configured; where they are newer than a limit set at run time, that is
     /// deleted first.
-    pub(super) async fn set_configured(&self, words: Vec<Word>, who: &str) -> Result<(), ControlError> {
+    pub(super) async fn set_configured(
+        &self,
+        words: Vec<ConfiguredLimit>,
+        who: &str,
+    ) -> Result<(), ControlError> {
         for word in words {
             if self.limits.outdates(&word) {
                 let (scope, now) = (&word.scope, in_words(&word.said));
@@ -217,7 +226,7 @@ mod tests {
         manager.change_limit("global", set, "test").await.unwrap();
         store.close().await.unwrap();
         let said = Limit { rate: NonZeroU64::new(1 << 20), requests: None };
-        let word = Word { scope: LimitScope::Global, vm_name: String::new(), said };
+        let word = ConfiguredLimit { scope: LimitScope::Global, vm_name: String::new(), said };
         let error = manager.set_configured(vec![word], "a test").await.unwrap_err();
         assert_eq!(error.kind, ControlErrorKind::Unavailable, "{error}");
         shutdown.cancel();

@@ -35,7 +35,7 @@ pub(super) async fn sweep_first(context: &Context, stop: &StopSignal) -> Result<
         let Err(why) = end(context).await else { break };
         let error = WorkError { remedy: Remedy::Wait, cause: why.into() };
         let Some(pause) = retry.next_pause() else { return Err(error) };
-        waiting.told("a snapshot that an earlier daemon may have left open", &error, pause).await;
+        waiting.report("a snapshot that an earlier daemon may have left open", &error, pause).await;
         tokio::select! {
             biased;
             () = stop.stopped() => return Err(error),

@@ -165,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn watchers_are_never_left_with_what_was_overtaken() {
+    fn watchers_always_get_the_newest_view() {
         let (changes, mut seen) = broadcast::channel(1 << 16);
         let live = StatusPublisher::new(resting(), changes);
         std::thread::scope(|scope| {

@@ -97,7 +97,7 @@ impl Manager {
         gone: Arc<Context>,
         panic: String,
     ) -> BoxFuture<'static, ()> {
-        let span = span::of(gone.id, &gone.machine.name);
+        let span = span::migration_span(gone.id, &gone.machine.name);
         let again = async move {
             let (id, vm) = (gone.id, &gone.machine.name);
             let text = format!("the work on it ended in a panic ({panic})");
@@ -106,15 +106,13 @@ impl Manager {
                 self.end(format!("migration {id} of VM {vm}: {text} for the second time"));
                 return;
             }
-            self.tell(Some(id), FAILURE, format!("{text}: it is taken up again from the state")).await;
+            self.tell(Some(id), FAILURE, format!("{text}: it is restarted from the state")).await;
             // A request meanwhile waits for the new driver.
             let _one_at_a_time = self.taking_up.lock().await;
             // Writes that the old driver started end before the new driver writes.
             gone.quiet().await;
             if let Err(error) = self.taken_from_store(gone.id).await {
-                self.end(format!(
-                    "migration {id} of VM {vm}: {text}, and it cannot be taken up again: {error}"
-                ));
+                self.end(format!("migration {id} of VM {vm}: {text}, and it cannot be restarted: {error}"));
             }
         };
         Box::pin(again.instrument(span))
@@ -140,7 +138,7 @@ impl Manager {
                 self.end(format!("{text} for the second time"));
                 return;
             }
-            self.tell(None, FAILURE, format!("{text}: it is taken up again from the state")).await;
+            self.tell(None, FAILURE, format!("{text}: it is restarted from the state")).await;
         }
     }
 

@@ -31,7 +31,7 @@ const STORED: u64 = 5;
 #[derive(Debug)]
 pub(super) struct PassTelemetry {
     shared: Arc<Shared>,
-    keeper: Mutex<Option<Keeper>>,
+    keeper: Mutex<Option<TelemetrySaver>>,
 }
 
 struct Shared {
@@ -56,7 +56,7 @@ pub(super) struct MeasuredDisk {
 }
 
 /// A pass at one moment.
-struct Picture {
+struct TelemetrySnapshot {
     /// CPU seconds of the process since the pass began.
     cpu: f64,
     disks: Vec<(i64, DiskFigures)>,
@@ -70,7 +70,7 @@ impl PassTelemetry {
         Self { shared, keeper: Mutex::default() }
     }
 
-    fn set_keeper(&self, keeper: Option<Keeper>) {
+    fn set_keeper(&self, keeper: Option<TelemetrySaver>) {
         *self.keeper.lock().unwrap_or_else(PoisonError::into_inner) = keeper;
     }
 }
@@ -81,7 +81,7 @@ impl PassObserver for PassTelemetry {
         match event {
             PassEvent::Draining => {
                 self.shared.cpu_before.get_or_init(process::cpu_seconds);
-                self.set_keeper(Some(Keeper::start(Arc::clone(&self.shared))));
+                self.set_keeper(Some(TelemetrySaver::start(Arc::clone(&self.shared))));
             }
             PassEvent::Measured => {
                 self.set_keeper(None);
@@ -100,18 +100,18 @@ impl PassObserver for PassTelemetry {
 }
 
 impl Shared {
-    fn picture(&self) -> Picture {
+    fn picture(&self) -> TelemetrySnapshot {
         let figures = self.figures.get().map(|figures| figures.figures()).unwrap_or_default();
         let record = |key: &DiskKey| Some(self.disks.iter().find(|disk| disk.key == *key)?.record);
         let cpu = self.cpu_before.get().map_or(0.0, |before| process::cpu_seconds() - before);
-        Picture {
+        TelemetrySnapshot {
             cpu,
             disks: figures.into_iter().filter_map(|disk| Some((record(&disk.key)?, disk))).collect(),
         }
     }
 
     /// The watchers are notified with the progress.
-    fn show(&self, picture: &Picture) {
+    fn show(&self, picture: &TelemetrySnapshot) {
         self.live.edit(|view| {
             let Some(pass) = &mut view.pass else { return };
             pass.cpu = Some(picture.cpu);
@@ -124,7 +124,7 @@ impl Shared {
         });
     }
 
-    async fn store(&self, picture: Picture) {
+    async fn store(&self, picture: TelemetrySnapshot) {
         let disks = picture.disks.into_iter().map(|(record, disk)| (record, disk.telemetry)).collect();
         if let Err(error) = self.store.save_telemetry(self.pass, Some(picture.cpu), disks).await {
             tracing::warn!(pass = self.pass, %error, "telemetry not stored");
@@ -147,9 +147,9 @@ impl std::fmt::Debug for Shared {
 
 /// Shows and saves the telemetry until it is dropped.
 #[derive(Debug)]
-struct Keeper(tokio::task::JoinHandle<()>);
+struct TelemetrySaver(tokio::task::JoinHandle<()>);
 
-impl Keeper {
+impl TelemetrySaver {
     fn start(shared: Arc<Shared>) -> Self {
         let keeping = async move {
             let mut ticks = tokio::time::interval(SHOWN);
@@ -167,7 +167,7 @@ impl Keeper {
     }
 }
 
-impl Drop for Keeper {
+impl Drop for TelemetrySaver {
     fn drop(&mut self) {
         self.0.abort();
     }

@@ -13,7 +13,7 @@ use warmd_schedules::{
     schedule::Problems,
 };
 
-use super::{context::Context, steady::SLEW};
+use super::{context::Context, monotonic_pass::SLEW};
 
 /// How long a timer runs before the wall clock, which may have been set, is read again.
 const LOOK: Duration = Duration::from_mins(1);

@@ -21,7 +21,7 @@ use warmd_core::{
         plan::Plan,
     },
 };
-use warmd_store::{Retry, Unreadable};
+use warmd_store::{ReadRetry, Unreadable};
 
 use super::manager::Manager;
 
@@ -63,11 +63,11 @@ fn pause(tries: u32) -> Duration {
 }
 
 /// The retry to show after one more failure.
-fn once_more(before: Option<Retry>) -> Retry {
+fn once_more(before: Option<ReadRetry>) -> ReadRetry {
     let now = clock::now();
     let tries = before.map_or(0, |retry| retry.tries).saturating_add(1);
     let next_try = TimeDelta::from_std(pause(tries)).ok().and_then(|pause| now.checked_add_signed(pause));
-    Retry { since: before.map_or(now, |retry| retry.since), next_try: next_try.unwrap_or(now), tries }
+    ReadRetry { since: before.map_or(now, |retry| retry.since), next_try: next_try.unwrap_or(now), tries }
 }
 
 impl Manager {
@@ -111,12 +111,12 @@ impl Manager {
         // Otherwise a plan that is applied meanwhile resumes it too, and it would have two drivers.
         let _one_at_a_time = self.change_alone().await;
         let Some(it) = self.unreadable(id).filter(|it| it.passing.is_some()) else { return };
-        let taken_up = async {
+        let started = async {
             let row = self.row(id).await?;
             let plan = self.plan_of(&row).await?;
             self.spawn_driver(row, plan).await
         };
-        match taken_up.await {
+        match started.await {
             Ok(_) => {
                 let text = format!("migration {id} of VM {} can be read again, and goes on", it.vm_name);
                 tracing::warn!("{text}");
@@ -137,7 +137,7 @@ impl Manager {
 
     /// A plan with an invalid row was applied again: migrations that were unreadable because of it are
     /// resumed.
-    pub(super) async fn take_up_readable(&self, plan: &Arc<Plan>) {
+    pub(super) async fn start_readable(&self, plan: &Arc<Plan>) {
         for it in self.all_unreadable().into_iter().filter(|each| each.plan == plan.name) {
             let Ok(row) = self.row(it.id).await else { continue };
             if self.spawn_driver(row, Arc::clone(plan)).await.is_ok() {

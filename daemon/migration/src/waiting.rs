@@ -37,12 +37,12 @@ impl<'a> RetryReporter<'a> {
     }
 
     /// The work ran for so long that a further failure counts as new.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn begin_again(&mut self) {
         self.begun = None;
     }
 
     /// Shows and reports that it failed, and that the retry comes after `pause`.
-    pub(super) async fn told(&mut self, doing: &str, error: &WorkError, pause: Duration) {
+    pub(super) async fn report(&mut self, doing: &str, error: &WorkError, pause: Duration) {
         let now = clock::now();
         let begun = self.begun.get_or_insert(Begun { wall: now, tries: 0 });
         begun.tries += 1;

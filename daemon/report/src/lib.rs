@@ -6,4 +6,4 @@
 #![forbid(unsafe_code)]
 
 pub mod manifest_root;
-pub mod seal;
+pub mod signing;

@@ -65,18 +65,18 @@ pub struct RawImage {
     path: PathBuf,
     file: File,
     size: Length,
-    seen: Seen,
+    seen: FileState,
 }
 
 /// What shows that a file was changed.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+struct FileState {
     len: u64,
     /// A device does not keep the time of its last write.
     modified: Option<SystemTime>,
 }
 
-impl Seen {
+impl FileState {
     fn of(file: &File) -> io::Result<Self> {
         let meta = file.metadata()?;
         let modified = meta.file_type().is_file().then(|| meta.modified()).transpose()?;
@@ -96,7 +96,7 @@ impl RawImage {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(RootError::NotADisk { path: path.to_owned() });
         }
-        let seen = Seen::of(&file).map_err(io("look at"))?;
+        let seen = FileState::of(&file).map_err(io("look at"))?;
         let (has, wanted) = (seen.len, size.unwrap_or(seen.len));
         if wanted > has {
             return Err(RootError::TooShort { path: path.to_owned(), has, wanted });
@@ -152,7 +152,7 @@ impl RawImage {
 
     /// A file that shrank reads as if it were a hole from there on: its size is checked again at the end.
     fn unchanged(&self) -> Result<(), RootError> {
-        let now = Seen::of(&self.file).map_err(failed("look at", &self.path))?;
+        let now = FileState::of(&self.file).map_err(failed("look at", &self.path))?;
         if now == self.seen {
             return Ok(());
         }

@@ -7,7 +7,7 @@ use warmd_core::model::{
     outcome::PhaseOutcome,
     phase::{PHASES, Phase},
 };
-use warmd_schedules::forecast::{CutoverStep, Past};
+use warmd_schedules::forecast::{CutoverStep, PastForecast};
 
 use super::{
     Store, StoreError,
@@ -35,7 +35,7 @@ pub struct MeasuredCutovers {
     pub start: Vec<f64>,
     /// All hooks of a cutover while the VM is down.
     pub hooks: Vec<f64>,
-    pub past: Vec<Past>,
+    pub past: Vec<PastForecast>,
 }
 
 impl Store {
@@ -149,7 +149,7 @@ fn seconds(db: &Connection, sql: &str, parameters: &[&dyn ToSql]) -> Result<Vec<
     Ok(found.into_iter().filter(|micros| *micros >= 0).map(|micros| micros as f64 / 1e6).collect())
 }
 
-fn past(db: &Connection) -> Result<Vec<Past>, StoreFault> {
+fn past(db: &Connection) -> Result<Vec<PastForecast>, StoreFault> {
     let mut select = db.prepare_cached(&format!(
         "SELECT id, forecast, target_running - source_stopped - barrier_wait FROM migrations WHERE forecast IS NOT NULL
          AND target_running IS NOT NULL AND source_stopped IS NOT NULL ORDER BY target_running DESC LIMIT {PAST}"
@@ -159,7 +159,7 @@ fn past(db: &Connection) -> Result<Vec<Past>, StoreFault> {
     while let Some(row) = rows.next()? {
         let id: String = row.get(0)?;
         let ForecastRange { low, expected, high } = from_json("migrations", &id, &row.get::<_, String>(1)?)?;
-        found.push(Past { low, expected, high, measured: row.get::<_, i64>(2)? as f64 / 1e6 });
+        found.push(PastForecast { low, expected, high, measured: row.get::<_, i64>(2)? as f64 / 1e6 });
     }
     found.reverse();
     Ok(found)

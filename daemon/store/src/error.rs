@@ -6,7 +6,7 @@ use std::{error::Error, fmt, io, path::PathBuf, sync::Arc};
 
 use rusqlite::{ErrorCode, ffi};
 pub use warmd_cbt::store::{StoreError, StoreErrorKind};
-use warmd_report::seal::KeyError;
+use warmd_report::signing::KeyError;
 
 /// Why the state cannot be opened. Nothing was changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +89,7 @@ fn named(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
-/// A failure on its way out of the store.
+/// A failure that leaves the store.
 #[derive(Debug)]
 pub(super) enum StoreFault {
     Sql(rusqlite::Error),

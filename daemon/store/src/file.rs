@@ -62,7 +62,7 @@ fn make_private(file: &Path) -> Result<(), OpenError> {
 }
 
 /// Opens the database for writing; creates it if there is none, and upgrades it if it is older.
-pub(super) fn open(file: &Path, upgrades: &[Upgrade]) -> Result<Connection, OpenError> {
+pub(super) fn open_file(file: &Path, upgrades: &[Upgrade]) -> Result<Connection, OpenError> {
     if file.try_exists().map_err(io_error("look at", file))? {
         look(file, schema::newest(upgrades))?;
         make_private(file)?;
@@ -149,7 +149,7 @@ fn look(file: &Path, known: i32) -> Result<(), OpenError> {
     if number(68) != APPLICATION_ID {
         return Err(not_ours("it is another program's SQLite file"));
     }
-    judge(file, number(60), known)?;
+    check_version(file, number(60), known)?;
 
     // The write-ahead log of a crashed daemon counts too. Without one the file is read as immutable, so
     // that SQLite creates no file beside it.
@@ -163,13 +163,13 @@ fn look(file: &Path, known: i32) -> Result<(), OpenError> {
         Ok(version)
     });
     match seen {
-        Ok(version) => judge(file, version, known),
+        Ok(version) => check_version(file, version, known),
         Err(cause) if is_damage(&cause) => Err(OpenError::Damaged { file: file.to_owned(), cause }),
         Err(cause) => Err(OpenError::Database { what: "read", file: file.to_owned(), cause }),
     }
 }
 
-fn judge(file: &Path, found: i32, known: i32) -> Result<(), OpenError> {
+fn check_version(file: &Path, found: i32, known: i32) -> Result<(), OpenError> {
     if found > known {
         return Err(OpenError::Newer { file: file.to_owned(), found, known });
     }

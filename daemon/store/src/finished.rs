@@ -165,10 +165,10 @@ impl Store {
 
 /// Takes a step; false when nothing is left.
 fn forget(db: &Connection, id: MigrationId) -> Result<bool, StoreFault> {
-    let given_up = db
+    let cancelled = db
         .prepare_cached("SELECT 1 FROM migrations WHERE id = ? AND state_name = 'cancelled'")?
         .exists([id.to_string()])?;
-    if !given_up {
+    if !cancelled {
         return Err(StoreFault::Missing(format!("migration {id} is not cancelled")));
     }
     for disk in find_disks(db, id)? {

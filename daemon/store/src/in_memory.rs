@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::mpsc;
 use warmd_cbt::telemetry::Histogram;
-use warmd_report::seal::ReportKey;
+use warmd_report::signing::ReportKey;
 
 use super::{
     Inner, Interceptor, OpenError, Store, file,

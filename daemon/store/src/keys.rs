@@ -9,7 +9,7 @@ use warmd_core::{
     clock,
     model::{event_kind::EventKind, report::KeySince, view::EventView},
 };
-use warmd_report::seal::{KEY_FILE, PublicKey};
+use warmd_report::signing::{KEY_FILE, PublicKey};
 
 use super::{
     Store, StoreError,

@@ -63,7 +63,7 @@ use rusqlite::Connection;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::telemetry::{Histogram, HistogramCounts};
-use warmd_report::seal::ReportKey;
+use warmd_report::signing::ReportKey;
 
 pub use self::{
     backup::{back_up, look_over},
@@ -82,8 +82,8 @@ pub use self::{
     passes::{DiskFacts, NewDiskPass, PassFacts, PassRow},
     recorded_roots::RecordedRoot,
     reserve::RESERVE,
-    thin::Keep,
-    unreadable::{ReadableRows, Retry, Unreadable},
+    thin::Retention,
+    unreadable::{ReadRetry, ReadableRows, Unreadable},
     verification::VerifyCursor,
 };
 use self::{
@@ -142,7 +142,7 @@ impl Store {
         // One that cannot be used must be reported before anything is upgraded; one is made beside a whole
         // database.
         let found = ReportKey::load(dir)?;
-        let mut connection = file::open(&file, upgrades)?;
+        let mut connection = file::open_file(&file, upgrades)?;
         let was_there = found.is_some();
         let key = found.map_or_else(|| ReportKey::make(dir), Ok)?;
         keys::note(&mut connection, key.public(), was_there).map_err(|cause| OpenError::Database {
@@ -364,7 +364,8 @@ mod tests {
         drop(Store::open(dir.path()).unwrap());
         drop(Store::open_with(dir.path(), &then(OWNER)).unwrap());
         let error = Store::open(dir.path()).unwrap_err();
-        let newer = matches!(error, OpenError::Newer { found, known, .. } if (found, known) == (newest() + 1, newest()));
+        let versions = (newest() + 1, newest());
+        let newer = matches!(error, OpenError::Newer { found, known, .. } if (found, known) == versions);
         assert!(newer, "{error}");
         let store = Store::open_with(dir.path(), &then(OWNER)).unwrap();
         let raw = Connection::open(store.file()).unwrap();
@@ -420,7 +421,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_readback_had_settled_before_the_upgrade_is_still_to_be_compared() {
+    async fn blocks_read_back_before_the_upgrade_await_a_compare() {
         let dir = tempfile::tempdir().unwrap();
         let old = Store::open_with(dir.path(), &UPGRADES[..8]).unwrap();
         let raw = Connection::open(old.file()).unwrap();
@@ -437,7 +438,7 @@ mod tests {
 
     /// A cutover that was under way finds its phases and hooks again, whose keys hold the phase's name.
     #[tokio::test]
-    async fn names_of_phases_and_tables_from_before_version_25_lead_to_the_same_rows() {
+    async fn old_names_of_phases_and_tables_lead_to_the_same_rows() {
         let dir = tempfile::tempdir().unwrap();
         let old = Store::open_with(dir.path(), &UPGRADES[..24]).unwrap();
         let raw = Connection::open(old.file()).unwrap();

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_place_of_an_owner_that_cannot_be_read_is_taken_and_harms_no_other() {
+    async fn location_of_an_unreadable_owner_stays_claimed() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();
         let garble = |db: &Connection| {

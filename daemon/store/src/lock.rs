@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_killed_holder_whose_threads_hang_is_told_from_one_that_lives() {
+    fn killed_holder_with_hanging_threads_is_not_taken_for_alive() {
         let dir = tempfile::tempdir().unwrap();
         let put = |task: &str, state: char| {
             let task = dir.path().join(task);

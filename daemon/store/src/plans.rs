@@ -12,7 +12,7 @@ use super::{
 };
 
 /// A plan by its name, and why its row cannot be read.
-type Garbage = (String, StoreError);
+type UnreadablePlan = (String, StoreError);
 
 impl Store {
     /// Keeps the plan under its name, in place of an earlier one, with journal lines for the migrations
@@ -59,7 +59,7 @@ impl Store {
     }
 
     /// The readable ones, and of the others the names and why they cannot.
-    pub async fn plans_each(&self) -> Result<(Vec<Plan>, Vec<Garbage>), StoreError> {
+    pub async fn plans_each(&self) -> Result<(Vec<Plan>, Vec<UnreadablePlan>), StoreError> {
         self.read("reading the plans", each).await
     }
 
@@ -88,7 +88,7 @@ impl Store {
 }
 
 /// The readable plans, and of the others the names and why they cannot.
-pub(super) fn each(db: &Connection) -> Result<(Vec<Plan>, Vec<Garbage>), StoreFault> {
+pub(super) fn each(db: &Connection) -> Result<(Vec<Plan>, Vec<UnreadablePlan>), StoreFault> {
     let mut select = db.prepare_cached("SELECT name, body FROM plans ORDER BY name")?;
     let mut rows = select.query([])?;
     let (mut plans, mut unreadable) = (Vec::new(), Vec::new());

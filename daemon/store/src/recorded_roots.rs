@@ -30,7 +30,7 @@ pub struct RecordedRoot {
 impl Store {
     /// Records roots, all or none; what an earlier attempt recorded of these disks is replaced.
     pub async fn record_roots(&self, recorded_roots: Vec<RecordedRoot>) -> Result<(), StoreError> {
-        self.write("sealing the manifests' roots", move |db| {
+        self.write("recording the manifests' roots", move |db| {
             for root in &recorded_roots {
                 db.prepare_cached(
                     "INSERT OR REPLACE INTO recorded_roots (disk, attempt, root, verified_by, at) VALUES (?, ?, ?, ?, ?)",

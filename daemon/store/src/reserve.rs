@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_write_that_succeeds_says_nothing_of_another_kind_that_fails() {
+    async fn successful_write_does_not_clear_a_failure_of_another_kind() {
         let (failing, [save, beat]) = (Failing::default(), [TypeId::of::<u8>(), TypeId::of::<u16>()]);
         for _ in 0..5 {
             failing.note(save, true);

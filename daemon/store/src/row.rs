@@ -156,7 +156,7 @@ mod tests {
     /// As warmd wrote it once. Never edit these: they are in users' files.
     const PLAN_1: &str = r#"{"v":1,"is":{"name":"p","source":"s","target":"t","vms":["a"],"schedule":{"interval":"15m"},"cutover":{"graceful_shutdown":"2m","force_power_off":false,"delta_deadline":"30m","verify_deadline":"1h","create_deadline":"2m","watch":"10s"},"verify":{"mode":"readback"},"networks":{"x":"y"},"vm":{"a":{"name":"b","disks":{"vda":"/dev/x"}}}}}"#;
     const MACHINE_1: &str = r#"{"v":1,"is":{"id":"i","name":"n","uuid":"u","firmware":"uefi-secure","machine_type":"q35","architecture":"x86_64","cpu":{"sockets":1,"cores":2,"threads":3},"memory":4096,"disks":[{"key":"vda","size":65536,"bus":"virtio","boot_order":0,"location":"/x","untracked":null}],"nics":[{"mac":"52:54:00:00:00:01","network":"default","model":"virtio"}]}}"#;
-    const VERDICT_1: &str = r#"{"v":1,"is":{"mode":"compare","at":"2026-01-02T03:04:05Z","disks":[{"key":"vda","checked":9,"mismatched_bytes":2,"mismatches":[[1,2]],"root":"ab"}]}}"#;
+    const VERIFY_RESULT_1: &str = r#"{"v":1,"is":{"mode":"compare","at":"2026-01-02T03:04:05Z","disks":[{"key":"vda","checked":9,"mismatched_bytes":2,"mismatches":[[1,2]],"root":"ab"}]}}"#;
 
     #[test]
     fn appointments_of_version_1_are_read_for_ever() {
@@ -189,7 +189,7 @@ mod tests {
         assert!(plan.problems().is_empty(), "{:?}", plan.problems());
         let machine: Machine = from_json("migrations", "m", MACHINE_1).unwrap();
         assert_eq!((machine.cpu.vcpus(), machine.memory.0, machine.disks[0].size.0), (6, 4096, 65_536));
-        let result: VerifyResult = from_json("verify_results", 1, VERDICT_1).unwrap();
+        let result: VerifyResult = from_json("verify_results", 1, VERIFY_RESULT_1).unwrap();
         let DiskVerifyResult { mismatches, .. } = &result.disks[0];
         assert_eq!((result.passed(), mismatches.as_slice()), (false, [(1, 2)].as_slice()));
         let warnings: Vec<String> = from_json("migrations", "m", r#"{"v":1,"is":["w"]}"#).unwrap();

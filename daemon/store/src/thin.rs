@@ -23,7 +23,7 @@ const SLACK: u32 = 20;
 /// What is kept: `[state]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Keep {
+pub struct Retention {
     /// The last passes of each migration that are kept one by one; the older ones become hourly sums.
     pub keep_passes: u32,
     /// The last passes of each migration whose stages are kept.
@@ -35,7 +35,7 @@ pub struct Keep {
     pub reserve: u64,
 }
 
-impl Default for Keep {
+impl Default for Retention {
     fn default() -> Self {
         Self {
             keep_passes: 1000,
@@ -50,7 +50,7 @@ impl Default for Keep {
 /// to the target last.
 const FEWEST: u32 = 501;
 
-impl Keep {
+impl Retention {
     /// Its invalid keys, and why.
     pub fn problem(&self) -> Option<(&'static str, String)> {
         let few = self.keep_passes < FEWEST;
@@ -97,7 +97,7 @@ impl Thinned {
 
 impl Store {
     /// Takes steps until only the kept rows are left; returns their number.
-    pub async fn thin(&self, keep: &Keep, now: DateTime<Utc>) -> Result<u32, StoreError> {
+    pub async fn thin(&self, keep: &Retention, now: DateTime<Utc>) -> Result<u32, StoreError> {
         let mut steps = 0;
         loop {
             let (keep, mut thinned) = (keep.clone(), locked(&self.0.thinned).clone());
@@ -115,7 +115,12 @@ impl Store {
 }
 
 /// Whether there was work to do.
-fn step(db: &Connection, keep: &Keep, now: DateTime<Utc>, thinned: &mut Thinned) -> Result<bool, StoreFault> {
+fn step(
+    db: &Connection,
+    keep: &Retention,
+    now: DateTime<Utc>,
+    thinned: &mut Thinned,
+) -> Result<bool, StoreFault> {
     let span = TimeDelta::from_std(keep.keep_journal).unwrap_or(TimeDelta::MAX);
     let before = thinned.now(now).checked_sub_signed(span);
     Ok(sum_up(db, keep.keep_passes.max(1))?
@@ -164,7 +169,12 @@ fn sum_up(db: &Connection, keep: u32) -> Result<bool, StoreFault> {
                      requests = requests + excluded.requests, audits = audits + excluded.audits,
                      checked = checked + excluded.checked, mismatched = mismatched + excluded.mismatched",
             )?
-            .execute(params![row, audits, i64::try_from(checked).unwrap_or(i64::MAX), i64::try_from(wrong).unwrap_or(i64::MAX)])?;
+            .execute(params![
+                row,
+                audits,
+                i64::try_from(checked).unwrap_or(i64::MAX),
+                i64::try_from(wrong).unwrap_or(i64::MAX)
+            ])?;
             for table in ["stages", "waits", "audits"] {
                 db.prepare_cached(&format!("DELETE FROM {table} WHERE disk_pass = ?"))?.execute([row])?;
             }
@@ -284,7 +294,7 @@ mod tests {
         }
         drop(store);
         let store = Store::open(dir.path()).unwrap();
-        let keep = Keep { keep_journal: Duration::from_hours(24 * 90), ..Keep::default() };
+        let keep = Retention { keep_journal: Duration::from_hours(24 * 90), ..Retention::default() };
         // Also when lines have been written by the wrong clock.
         note(&store, "state", 4000).await;
         store.thin(&keep, at(4000)).await.unwrap();
@@ -301,7 +311,7 @@ mod tests {
              INSERT INTO events (at, by, kind, text) SELECT i, 't', iif(i % 2, 'request', 'state'), 'x' FROM n",
         )
         .await;
-        let keep = Keep::default();
+        let keep = Retention::default();
         assert_eq!(store.thin(&keep, at(0)).await.unwrap(), 4);
         assert_eq!(number(&store, "SELECT count(*) FROM events").await, 1750);
         assert_eq!(locked(&store.0.thinned).line, 3500);
@@ -309,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn passes_without_an_end_go_too_and_keep_no_other_migration_from_its_turn() {
+    async fn passes_without_an_end_are_thinned_too_and_block_none() {
         let (_dir, store) = open();
         run(
             &store,
@@ -322,7 +332,7 @@ mod tests {
              UNION ALL SELECT 'b', i, 'delta', i, i, iif(i = 9, NULL, 'failed') FROM n",
         )
         .await;
-        store.thin(&Keep { keep_passes: 501, ..Keep::default() }, at(0)).await.unwrap();
+        store.thin(&Retention { keep_passes: 501, ..Retention::default() }, at(0)).await.unwrap();
         // The first one, and those that are kept.
         assert_eq!(number(&store, "SELECT count(*) FROM passes WHERE migration = 'a'").await, 502);
         // And the last that ended well.
@@ -332,10 +342,13 @@ mod tests {
 
     #[test]
     fn fewer_passes_than_are_asked_for_are_not_kept() {
-        assert_eq!(Keep::default().problem(), None);
-        assert_eq!(Keep { keep_passes: 501, ..Keep::default() }.problem(), None);
+        assert_eq!(Retention::default().problem(), None);
+        assert_eq!(Retention { keep_passes: 501, ..Retention::default() }.problem(), None);
         for few in [0, 500] {
-            assert_eq!(Keep { keep_passes: few, ..Keep::default() }.problem().unwrap().0, "keep_passes");
+            assert_eq!(
+                Retention { keep_passes: few, ..Retention::default() }.problem().unwrap().0,
+                "keep_passes"
+            );
         }
     }
 }

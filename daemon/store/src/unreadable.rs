@@ -52,12 +52,12 @@ pub struct Unreadable {
     pub why: String,
     /// The fault is not in the state but in reading it (an I/O error, no memory, a lock): reading is tried
     /// again.
-    pub passing: Option<Retry>,
+    pub passing: Option<ReadRetry>,
 }
 
 /// Reading that is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retry {
+pub struct ReadRetry {
     /// When it failed first.
     pub since: DateTime<Utc>,
     /// When it is tried again.

@@ -1,7 +1,7 @@
 //! Drains the disks of a pass, all at the same time.
 //!
-//! Rule: when it returns, no request of the pass is in flight. If one disk fails, the others still finish: what
-//! they drain counts.
+//! Rule: when it returns, no request of the pass is in flight. If one disk fails, the others still finish:
+//! what they drain counts.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,7 +16,7 @@ use warmd_cbt::{
 };
 use warmd_core::{
     model::id::DiskKey,
-    pass::{PassEvent, PassObserver, PassOrder, PassOutcome, RateCeiling},
+    pass::{PassEvent, PassObserver, PassOrder, PassResult, RateCeiling},
 };
 
 /// One disk of an order, opened.
@@ -102,10 +102,10 @@ pub fn shares_within(ceilings: &[RateCeiling]) -> DiskShares {
 }
 
 /// The outcome as a message.
-pub fn outcome(result: &Result<DrainEnd, PassError>) -> PassOutcome {
+pub fn outcome(result: &Result<DrainEnd, PassError>) -> PassResult {
     match result {
-        Ok(DrainEnd::Drained) => PassOutcome::Drained,
-        Ok(DrainEnd::Stopped) => PassOutcome::Stopped,
-        Err(error) => PassOutcome::Failed(error.into()),
+        Ok(DrainEnd::Drained) => PassResult::Drained,
+        Ok(DrainEnd::Stopped) => PassResult::Stopped,
+        Err(error) => PassResult::Failed(error.into()),
     }
 }

@@ -1,8 +1,8 @@
 //! The daemon's side of a pass in a mover: its ledgers, which commit what the mover reports.
 //!
 //! Rule: a report is outside data. What an order of this generation does not allow is refused before anything
-//! changes: another disk, blocks that are not pending, hashes of other blocks. A success is returned only when
-//! the change is durable.
+//! changes: another disk, blocks that are not pending, hashes of other blocks. A success is returned only
+//! when the change is durable.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 

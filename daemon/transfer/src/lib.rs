@@ -1,9 +1,9 @@
-//! The movement of bytes: audit, drain and verification of disks that are given, for the daemon and for a mover
-//! on another host.
+//! The movement of bytes: audit, drain and verification of disks that are given, for the daemon and for a
+//! mover on another host.
 //!
 //! Rule: it works on an order, on disks that its caller opened, and on a ledger; it reports to observers. The
-//! state commits before anything is acknowledged. Knows the engine (`cbt`) and the messages of `core`; not the
-//! state, not endpoints, not gRPC, not metrics.
+//! state commits before anything is acknowledged. Knows the engine (`cbt`) and the messages of `core`; not
+//! the state, not endpoints, not gRPC, not metrics.
 //!
 //! ```text
 //! PassOrder ─▶ audit ─▶ drain ─▶ verify                    in the daemon: the ledger itself

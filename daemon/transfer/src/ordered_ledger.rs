@@ -1,9 +1,9 @@
 //! The ledger of a disk in a mover's process: a replica, made of the order.
 //!
 //! Rule: durable first, then known. A change goes to the state, and only its acknowledgement makes it known
-//! here. Without one it may be durable all the same, so the order is void then: nothing more is committed, and
-//! the daemon gives a new order, of its own ledger. A mover only claims and drains; it never adds a pending
-//! block, and never moves the anchor.
+//! here. Without one it may be durable all the same, so the order is void then: nothing more is committed,
+//! and the daemon gives a new order, of its own ledger. A mover only claims and drains; it never adds a
+//! pending block, and never moves the anchor.
 
 use std::{
     ops::Range,

@@ -42,7 +42,7 @@ pub async fn verify_disk<K: VerifyKeeper>(
     keeper: &K,
 ) -> Result<VerifyOutcome, K::Error> {
     let (progress, size) = (Arc::clone(&job.progress), job.ledger.size());
-    let take = |progress: &VerifyProgress| (progress.take_untold(), progress.take_wrong(size));
+    let take = |progress: &VerifyProgress| (progress.take_unreported(), progress.take_wrong(size));
     let checking = async {
         match source {
             None => readback(job, target).await,

@@ -30,8 +30,8 @@ use warmd_core::{
         view::PassKind,
     },
     pass::{
-        BlockChange, CopySide, DiskOrder, LedgerChange, PassEvent, PassFailureCause, PassFault, PassLedger,
-        PassName, PassObserver, PassOrder, PassOutcome, RateCeiling,
+        BlockChange, CopySide, DiskOrder, LedgerChange, PassEvent, PassFailureCause, PassFault, PassLabels,
+        PassLedger, PassObserver, PassOrder, PassResult, RateCeiling,
     },
 };
 use warmd_transfer::{
@@ -110,7 +110,7 @@ impl World {
 
     /// The order of what is pending now, as it arrives.
     async fn order(&self, generation: u64) -> PassOrder {
-        let pass = PassName {
+        let pass = PassLabels {
             migration: MigrationId::generate(),
             plan: "plan".into(),
             vm: "vm".into(),
@@ -244,7 +244,7 @@ async fn without_an_acknowledgement_nothing_more_is_committed() {
     world.faults.add(DiskEvent::Commit, 1, DiskFault::Fail);
     let commits = world.faults.seen(DiskEvent::Commit);
     let end = world.pass(0).await;
-    let failed = PassOutcome::Failed(PassFault {
+    let failed = PassResult::Failed(PassFault {
         cause: PassFailureCause::State(StoreErrorKind::Unavailable),
         text: end.as_ref().unwrap_err().to_string(),
     });
@@ -263,7 +263,7 @@ async fn a_failed_disk_is_named_in_the_outcome() {
     let world = World::new(3).await;
     world.faults.add(DiskEvent::Flush, 0, DiskFault::Fail);
     match outcome(&world.pass(0).await) {
-        PassOutcome::Failed(PassFault { cause: PassFailureCause::Disk { side, operation, .. }, .. }) => {
+        PassResult::Failed(PassFault { cause: PassFailureCause::Disk { side, operation, .. }, .. }) => {
             assert_eq!((side, operation), (CopySide::Target, Operation::Flush));
         }
         other => panic!("{other:?}"),

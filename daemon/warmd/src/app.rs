@@ -14,7 +14,7 @@ use warmd_migration::{
     context::Engine,
     manager::{Endpoints, Manager, OpenEndpoint},
 };
-use warmd_store::{Keep, Store};
+use warmd_store::{Retention, Store};
 
 use crate::{
     config::{self, Config},
@@ -54,7 +54,7 @@ pub async fn serve_over(
 ) -> anyhow::Result<()> {
     let state_dir = config.state_dir.clone();
     let store = tokio::task::spawn_blocking(move || Store::open(&state_dir)).await??;
-    let host = host::open(&config, store.clone());
+    let host = host::open_host(&config, store.clone());
     endpoints.targets.values().for_each(|target| target.handle.on(&host));
     hold_reserve(&store, config.state.reserve).await;
     let bound = warmd_api::Bound::bind(config.listen.clone()).await?;
@@ -129,7 +129,7 @@ pub async fn serve_over(
 }
 
 /// Thins the state and keeps its reserve; never ends.
-async fn keep_house(store: &Store, keep: &Keep) {
+async fn keep_house(store: &Store, keep: &Retention) {
     for round in (0..THIN_EVERY).cycle() {
         tokio::time::sleep(RESERVE_EVERY).await;
         hold_reserve(store, keep.reserve).await;

@@ -44,7 +44,7 @@ const FRESH: Duration = Duration::from_secs(10);
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// The host of a daemon with this configuration.
-pub(crate) fn open(config: &Config, store: Store) -> Arc<dyn Host> {
+pub(crate) fn open_host(config: &Config, store: Store) -> Arc<dyn Host> {
     let mut uris = BTreeSet::new();
     for endpoint in config.sources.values() {
         // A vCenter's VMs have no disks on this host.
@@ -140,7 +140,7 @@ fn unknown(what: String) -> VmDisks {
 /// The disks of all domains there, by their live and by their persistent definitions.
 async fn disks_at(libvirt: &LibvirtClient) -> Result<VmDisks, LibvirtError> {
     let domains = libvirt.domains().await?;
-    let mut seen = Seen::default();
+    let mut seen = EndpointDefinitions::default();
     for (id, name) in domains {
         for form in [XmlForm::Current, XmlForm::Persistent] {
             match libvirt.dump_xml(id, form).await {
@@ -152,7 +152,7 @@ async fn disks_at(libvirt: &LibvirtClient) -> Result<VmDisks, LibvirtError> {
             }
         }
     }
-    let Seen { mut disks, volumes } = seen;
+    let EndpointDefinitions { mut disks, volumes } = seen;
     for ((pool, volume), mut of) in volumes {
         match libvirt.volume(&pool, &volume).await {
             Ok(found) => {
@@ -171,13 +171,13 @@ async fn disks_at(libvirt: &LibvirtClient) -> Result<VmDisks, LibvirtError> {
 
 /// The contents of the definitions at one endpoint.
 #[derive(Default)]
-struct Seen {
+struct EndpointDefinitions {
     disks: VmDisks,
     /// Disks without a path yet, by pool and volume.
     volumes: BTreeMap<(String, String), Vec<VmDisk>>,
 }
 
-impl Seen {
+impl EndpointDefinitions {
     /// Adds the paths in a domain's XML: disks, the images under them, where they are being copied to.
     fn read(&mut self, uri: &str, listed_as: &str, text: &str) {
         let document = match xml::parse(text, "domain") {
@@ -222,7 +222,7 @@ mod tests {
             <metadata><w:target xmlns:w='urn:warmd:domain:1' owner='m' domain='u'/></metadata>
             <devices><disk><source file='/a'><x/></source><backingStore><source dev='/dev/b'/></backingStore></disk>
             <disk><source pool='p' volume='v'/></disk><interface><source dev='eth0'/></interface></devices></domain>";
-        let mut seen = Seen::default();
+        let mut seen = EndpointDefinitions::default();
         seen.read("qemu:///system", "web1", text);
         let disks = &seen.disks.found;
         let paths: Vec<_> = disks.iter().map(|disk| disk.path.display().to_string()).collect();
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn a_definition_that_is_no_xml_is_told_of() {
-        let mut seen = Seen::default();
+        let mut seen = EndpointDefinitions::default();
         seen.read("qemu:///system", "web1", "<domain><name>web1</na");
         assert!(seen.disks.found.is_empty());
         assert!(seen.disks.unknown[0].starts_with("VM web1 of qemu:///system: its definition"));

@@ -7,7 +7,7 @@ use warmd_cbt::{disk::ReadDisk, units::Length};
 use warmd_core::images::{ImageWatch, OpenImages};
 use warmd_disks::{
     nbd::{NbdDisk, NbdOptions, NbdUri},
-    volume::{ImageFile, Witness},
+    volume::{ChangeDetector, ImageFile},
 };
 
 /// Opens raw images, block devices and NBD exports.
@@ -34,13 +34,13 @@ impl OpenImages for DiskImages {
     }
 
     async fn watch(&self, path: &Path) -> Result<Box<dyn ImageWatch>, String> {
-        let witness = Witness::of(path).await.map_err(|error| error.to_string())?;
-        Ok(Box::new(WatchedFile(witness)))
+        let detector = ChangeDetector::of(path).await.map_err(|error| error.to_string())?;
+        Ok(Box::new(WatchedFile(detector)))
     }
 }
 
 #[derive(Debug)]
-struct WatchedFile(Witness);
+struct WatchedFile(ChangeDetector);
 
 #[async_trait]
 impl ImageWatch for WatchedFile {

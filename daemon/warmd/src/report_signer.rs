@@ -4,7 +4,7 @@ use warmd_core::{
     model::report::Report,
     signed_report::{ReportKeyText, SignReports, SignedReport},
 };
-use warmd_report::seal::{self, ReportKey};
+use warmd_report::signing::{self, ReportKey};
 
 /// Signs with this key.
 #[derive(Clone, Debug)]
@@ -12,7 +12,7 @@ pub struct ReportSigner(pub ReportKey);
 
 impl SignReports for ReportSigner {
     fn sign(&self, report: &Report) -> Result<SignedReport, String> {
-        let signed = seal::sign(&self.0, report).map_err(|error| error.to_string())?;
+        let signed = signing::sign(&self.0, report).map_err(|error| error.to_string())?;
         Ok(SignedReport { json: signed.json, digest: signed.digest, key: signed.key.to_string() })
     }
 

@@ -12,7 +12,7 @@ use super::interval::PredictedRange;
 
 /// A forecast whose end is known. To be kept of all cutovers, also of other plans.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Past {
+pub struct PastForecast {
     /// The forecast before calibration, in seconds.
     pub low: f64,
     pub expected: f64,
@@ -28,9 +28,10 @@ const RECENT: usize = 100;
 const LEAST: f64 = 1e-3;
 
 /// The range, widened or narrowed by the errors of earlier ones. The oldest comes first.
-pub fn calibrate(range: PredictedRange, past: &[Past]) -> PredictedRange {
+pub fn calibrate(range: PredictedRange, past: &[PastForecast]) -> PredictedRange {
     let log = |value: f64| value.max(LEAST).ln();
-    let score = |past: &Past| (log(past.low) - log(past.measured)).max(log(past.measured) - log(past.high));
+    let score =
+        |past: &PastForecast| (log(past.low) - log(past.measured)).max(log(past.measured) - log(past.high));
     let recent = past.iter().rev().take(RECENT).map(score).filter(|score| score.is_finite());
     let mut scores: Vec<_> = recent.collect();
     if scores.len() < ENOUGH {
@@ -46,7 +47,7 @@ pub fn calibrate(range: PredictedRange, past: &[Past]) -> PredictedRange {
 }
 
 /// How far forecasts are off: the median of measured ÷ expected, and the share that lay in their range.
-pub fn error(past: &[Past]) -> Option<(f64, f64)> {
+pub fn error(past: &[PastForecast]) -> Option<(f64, f64)> {
     let mut ratios: Vec<_> =
         past.iter().map(|past| past.measured.max(LEAST) / past.expected.max(LEAST)).collect();
     ratios.sort_by(f64::total_cmp);
@@ -58,8 +59,8 @@ pub fn error(past: &[Past]) -> Option<(f64, f64)> {
 mod tests {
     use super::*;
 
-    fn past(measured: f64) -> Past {
-        Past { low: 5.0, expected: 10.0, high: 20.0, measured }
+    fn past(measured: f64) -> PastForecast {
+        PastForecast { low: 5.0, expected: 10.0, high: 20.0, measured }
     }
 
     const RANGE: PredictedRange = PredictedRange { low: 5.0, expected: 10.0, high: 20.0 };

@@ -15,7 +15,7 @@ pub mod interval;
 use std::fmt;
 
 pub use self::{
-    calibration::{Past, calibrate},
+    calibration::{PastForecast, calibrate},
     go_no_go::{Blame, Ceiling, Fit, GoNoGo, blame, fit, go_or_no_go},
     interval::{PredictedRange, Prior, predict},
 };
@@ -82,7 +82,7 @@ pub struct Delta<'a> {
 pub struct Forecast {
     /// Bytes.
     pub final_delta: PredictedRange,
-    /// Seconds, not calibrated: to be kept as [`Past`] when the cutover is finished.
+    /// Seconds, not calibrated: to be kept as [`PastForecast`] when the cutover is finished.
     pub raw: PredictedRange,
     /// Seconds, calibrated: what is shown.
     pub downtime: PredictedRange,
@@ -101,7 +101,7 @@ const THROUGHPUT_SPREAD: f64 = 1.5;
 const COMMON: f64 = 0.5;
 
 /// The forecast from what was measured; `None` without a throughput.
-pub fn forecast(delta: &Delta, measured: &[MeasuredStep], past: &[Past]) -> Option<Forecast> {
+pub fn forecast(delta: &Delta, measured: &[MeasuredStep], past: &[PastForecast]) -> Option<Forecast> {
     if !(delta.throughput.is_finite() && delta.throughput > 0.0) {
         return None;
     }

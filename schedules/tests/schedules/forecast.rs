@@ -3,8 +3,8 @@
 use crate::common::{Random, utc};
 use chrono_tz::Tz;
 use warmd_schedules::forecast::{
-    Ceiling, CutoverStep, Delta, Fit, MeasuredStep, Past, PredictedRange, Prior, blame, calibrate, fit,
-    forecast, go_or_no_go, predict,
+    Ceiling, CutoverStep, Delta, Fit, MeasuredStep, PastForecast, PredictedRange, Prior, blame, calibrate,
+    fit, forecast, go_or_no_go, predict,
 };
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -36,7 +36,7 @@ fn single_steps_lie_in_their_range() {
 
 /// One guest's cutovers: the forecast, and the outcome.
 fn cutovers(random: &mut Random, runs: usize, slower: f64, calibrated: bool) -> f64 {
-    let mut past: Vec<Past> = Vec::new();
+    let mut past: Vec<PastForecast> = Vec::new();
     let (mut shutdowns, mut boots, mut ratios, mut rates) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut hits = 0;
     for _ in 0..runs {
@@ -56,13 +56,18 @@ fn cutovers(random: &mut Random, runs: usize, slower: f64, calibrated: bool) -> 
             throughputs: &rates,
             deadline: 1800.0,
         };
-        let known: &[Past] = if calibrated { &past } else { &[] };
+        let known: &[PastForecast] = if calibrated { &past } else { &[] };
         let told = forecast(&delta, &steps, known).unwrap();
         let (shutdown, boot) = (scattered(random, 8.0, 0.4), scattered(random, 4.0, 0.3));
         let (ratio, rate) = (scattered(random, 1.0, 0.3), scattered(random, 100.0 * MIB, 0.15));
         let measured = slower * (shutdown + boot + 600.0 * MIB * ratio / rate);
         hits += usize::from(told.downtime.has(measured));
-        past.push(Past { low: told.raw.low, expected: told.raw.expected, high: told.raw.high, measured });
+        past.push(PastForecast {
+            low: told.raw.low,
+            expected: told.raw.expected,
+            high: told.raw.high,
+            measured,
+        });
         shutdowns.push(shutdown);
         boots.push(boot);
         ratios.push(ratio);
@@ -88,7 +93,7 @@ fn downtimes_lie_in_their_range() {
 /// Before anything was measured, steps are off together: all as fast as one in twenty of them, and the range
 /// covers it.
 #[test]
-fn a_machine_on_which_all_is_faster_than_expected_lies_in_the_first_range() {
+fn downtime_of_a_fast_machine_lies_in_the_first_range() {
     let prior = Prior::until(4.0, 16.0, 120.0);
     let steps = [CutoverStep::Shutdown, CutoverStep::Snapshot, CutoverStep::Create, CutoverStep::Boot];
     let delta = Delta {
@@ -133,7 +138,7 @@ fn the_final_delta_is_what_is_pending_and_what_changes() {
 }
 
 #[test]
-fn a_verdict_names_what_speaks_against_it() {
+fn go_no_go_names_what_speaks_against_it() {
     let steps =
         [MeasuredStep { step: CutoverStep::Boot, seconds: &[], prior: Prior::until(5.0, 20.0, 120.0) }];
     let delta = Delta {

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "how a test fails")]
 
-mod arbiter;
 mod common;
 mod examples;
 mod forecast;
+mod queue;
 mod rules;
 mod schedule_override;
 mod windows;

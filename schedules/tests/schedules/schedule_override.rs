@@ -60,7 +60,7 @@ fn each_key_replaces_the_plans_and_the_cadence_is_one() {
 }
 
 #[test]
-fn a_zone_and_holidays_count_for_the_plans_windows_too_but_not_for_its_quotas() {
+fn zone_and_holidays_apply_to_windows_but_not_to_quotas() {
     // 22:00 in New York is 04:00 in Berlin.
     let there = rules("zone = \"America/New_York\"");
     assert_eq!(there.zone, Tz::America__New_York);
@@ -90,7 +90,7 @@ fn its_pass_is_due_by_its_own_cadence() {
 }
 
 #[test]
-fn what_is_wrong_names_its_section_and_what_is_the_plans_does_not() {
+fn override_problem_names_its_section_and_a_plan_one_does_not() {
     let at = "[vm.\"web\".schedule] ";
     for (text, wanted) in [
         ("every = \"0s\"", "`[vm.\"web\".schedule] every` is under 1s"),
@@ -111,7 +111,7 @@ fn what_is_wrong_names_its_section_and_what_is_the_plans_does_not() {
         assert!(problems.len() == 1 && problems[0].starts_with(wanted), "{text}: {problems:?}");
     }
     let zoneless = plan("copy = { windows = [\"daily 22:00–05:00\"] }");
-    assert_eq!(over("every = \"1h\"").problems(&zoneless, at), [""; 0], "it is told of the plan");
+    assert_eq!(over("every = \"1h\"").problems(&zoneless, at), [""; 0], "the plan's problem is reported");
     let cron = over("cron = \"0 3 * * *\"").problems(&zoneless, at);
     assert!(cron.len() == 1 && cron[0].ends_with("or set `[vm.\"web\".schedule] zone`"), "{cron:?}");
     // A schedule that never allows a pass is refused, in the plan or in the VM.

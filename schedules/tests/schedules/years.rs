@@ -172,7 +172,7 @@ fn every_night_of_a_decade_has_its_window() {
 
 #[test]
 fn what_is_explained_holds_at_every_time_it_names() {
-    use warmd_schedules::explain::{What, explain};
+    use warmd_schedules::explain::{ExplainedDecision, explain};
     let mut random = Random::seeded();
     for round in 0..300 {
         let from = random.moment();
@@ -207,11 +207,11 @@ fn what_is_explained_holds_at_every_time_it_names() {
             let at = decision.at;
             let (copy, cutover) = (rules.copy.is_open(at), rules.cutover.is_open(at));
             let holds = match decision.what {
-                What::Pass | What::Passes | What::PassAllowed => copy,
-                What::PassBlocked => !copy,
-                What::CutoverAllowed => cutover,
-                What::CutoverBlocked => !cutover,
-                What::Limits => true,
+                ExplainedDecision::Pass | ExplainedDecision::Passes | ExplainedDecision::PassAllowed => copy,
+                ExplainedDecision::PassBlocked => !copy,
+                ExplainedDecision::CutoverAllowed => cutover,
+                ExplainedDecision::CutoverBlocked => !cutover,
+                ExplainedDecision::Limits => true,
             };
             assert!(holds, "{decision}\n{what}");
         }
@@ -238,7 +238,9 @@ proptest! {
     }
 
     #[test]
-    fn edges_never_go_backwards(seconds in 631_152_000_i64..2_208_988_800, step in 0_i64..100_000, which in 0..ZONES.len()) {
+    fn edges_never_go_backwards(
+        seconds in 631_152_000_i64..2_208_988_800, step in 0_i64..100_000, which in 0..ZONES.len(),
+    ) {
         let time = DateTime::from_timestamp(seconds, 0).unwrap().naive_utc();
         let (zone, after) = (ZONES[which], time + TimeDelta::seconds(step));
         prop_assert!(zone::reaches(zone, time) <= zone::reaches(zone, after));

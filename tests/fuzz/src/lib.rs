@@ -6,7 +6,7 @@
 use warmd_daemon::config;
 use warmd_disks::nbd;
 use warmd_endpoint_libvirt::libvirt::{BackupJob, Checkpoint, DomainXml};
-use warmd_report::seal;
+use warmd_report::signing;
 
 /// A function that takes any bytes and must not panic.
 pub type FuzzTarget = fn(&[u8]);
@@ -73,5 +73,5 @@ pub fn api(bytes: &[u8]) {
 /// A report that a user passes to `report verify`.
 pub fn report(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    seal::verify(text, None).ok();
+    signing::verify(text, None).ok();
 }

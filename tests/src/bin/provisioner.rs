@@ -83,7 +83,7 @@ async fn serve(mut args: impl Iterator<Item = String>) -> Result<()> {
 /// Listens on a new socket that only this user can open.
 fn bind(path: &Path) -> Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        bail!("somebody listens on {} already", path.display());
+        bail!("another process listens on {} already", path.display());
     }
     std::fs::remove_file(path).ok();
     let listener =

@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_kept_of_each_move_is_found_and_nothing_where_nothing_is_kept() {
+    fn last_view_of_each_move_is_found_where_one_is_kept() {
         judge(&ten_minutes(0)).unwrap();
         assert_eq!(judge(&ten_minutes(3400)).unwrap_err().to_string(), "memory grows");
     }

@@ -22,8 +22,8 @@ use crate::{Rig, rig::WORK, simulated, wait_until};
 
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
-    row("cutover", "each-phase", "in memory: each phase is refused, hangs past its deadline, is taken back", false, each_phase),
-    row("cutover", "release-fails", "in memory: the source does not give up its marks when the target VM runs: only forward", false, release_fails),
+    row("cutover", "each-phase", "in memory: each phase is refused, hangs past its deadline, is undone", false, each_phase),
+    row("cutover", "release-fails", "in memory: the source does not delete its marks when the target VM runs: only forward", false, release_fails),
     row("cutover", "vm-not-created", "the target refuses to create the VM: its name is taken", false, not_created),
     row("cutover", "vm-not-started", "the target refuses to start the VM; then its start comes later than the deadline", false, not_started),
     row("cutover", "vm-dies", "the target VM dies within the watch time: only forward", false, dies),
@@ -156,7 +156,7 @@ fn aborted(stage: &mut FaultStage<'_>) -> Result<()> {
     })?;
     stage.seed()?;
     let phases = [Phase::CatchUpDelta, Phase::StopSource, Phase::FinalDelta, Phase::Verify, Phase::CreateVm];
-    for (taken_back, phase) in phases.into_iter().enumerate() {
+    for (undone, phase) in phases.into_iter().enumerate() {
         let rig = stage.rig()?;
         rig.try_verb("cutover", &["--no-wait"])?;
         let view = stage.wait_for_view(&format!("{phase}"), WORK, |view| {
@@ -166,7 +166,7 @@ fn aborted(stage: &mut FaultStage<'_>) -> Result<()> {
         let out = rig.try_verb("cutover", &["--abort"])?;
         if out.stderr.contains("only forward") || out.stderr.contains("being started") {
             // Too late: the cutover must finish.
-            ensure!(taken_back >= 3, "only {taken_back} cutovers were taken back");
+            ensure!(undone >= 3, "only {undone} cutovers were undone");
             return rig.wait_for("done").map(drop);
         }
         as_before(rig, "aborted")?;

@@ -61,7 +61,7 @@ fn paused(stage: &mut FaultStage<'_>) -> Result<()> {
     rig.old.virsh(["suspend", "guest"])?;
     stage.sync_fails("virsh resume")?;
     let state = stage.rig()?.guest.state(&stage.rig()?.old)?;
-    ensure!(state == "paused", "somebody else's paused VM is {state:?} now");
+    ensure!(state == "paused", "another tool's paused VM is {state:?} now");
     stage.rig()?.old.virsh(["resume", "guest"])?;
     stage.resume()
 }
@@ -233,7 +233,7 @@ fn foreign_backup(stage: &mut FaultStage<'_>) -> Result<()> {
     rig.old.virsh(["backup-begin", "guest", &xml.to_string_lossy()])?;
     stage.sync_fails("not warmd's")?;
     let job = stage.rig()?.old.virsh(["backup-dumpxml", "guest"])?;
-    ensure!(job.contains(&format!("{at}/sock")), "somebody else's job was ended: {job}");
+    ensure!(job.contains(&format!("{at}/sock")), "another tool's job was ended: {job}");
     stage.rig()?.old.virsh(["domjobabort", "guest"])?;
     crate::wait_until("their job to end", WORK, || {
         Ok((stage.rig()?.old.try_virsh(["backup-dumpxml", "guest"])?.code != Some(0)).then_some(()))
@@ -255,7 +255,7 @@ fn foreign_checkpoint(stage: &mut FaultStage<'_>) -> Result<()> {
     rig.old.virsh(["checkpoint-delete", "guest", "theirs-1"])?;
     stage.sync()?;
     let left = stage.rig()?.old.virsh(["checkpoint-list", "guest", "--name"])?;
-    ensure!(left.contains("theirs-2"), "somebody else's checkpoint was deleted: {left}");
+    ensure!(left.contains("theirs-2"), "another tool's checkpoint was deleted: {left}");
     stage.rig()?.old.virsh(["checkpoint-delete", "guest", "theirs-2"])?;
     stage.sync().map(drop)
 }

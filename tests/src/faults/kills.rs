@@ -88,7 +88,7 @@ fn way(point: &str) -> Way {
         "state.paused" => Way::Pause,
         "state.undoing" => Way::Undo,
         "state.cancelling" | "state.cancelled" => Way::Cancel,
-        "root.sealed" | "target.start" | "state.cutting-over" | "state.done" => Way::Cutover,
+        "root.recorded" | "target.start" | "state.cutting-over" | "state.done" => Way::Cutover,
         _ if point.starts_with("undo.") => Way::Undo,
         _ if point.starts_with("phase.") => Way::Cutover,
         _ => Way::Sync,
@@ -163,7 +163,7 @@ fn every_point(stage: &mut FaultStage<'_>) -> Result<()> {
         match (phase, point.as_str()) {
             (Some(phase), _) => 2 * phase + 1 + usize::from(point.ends_with("end")),
             (None, "state.cutting-over") => 0,
-            (None, "root.sealed") => 7,
+            (None, "root.recorded") => 7,
             (None, "target.start") => 13,
             (None, _) => 99,
         }

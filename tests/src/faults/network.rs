@@ -11,7 +11,7 @@ use crate::{rig::WORK, scratch::NbdServer};
 #[rustfmt::skip]
 pub(super) const ROWS: &[Row] = &[
     row("network", "cut", "every connection is cut, again and again", true, cut),
-    row("network", "half-open", "nothing arrives any more and nobody is told, longer than a request may take", false, half_open),
+    row("network", "half-open", "nothing arrives any more and no one is notified, longer than a request may take", false, half_open),
     row("network", "loss", "5 % of all packets are lost", false, |stage| weather(stage, |net| net.loss(50), Proxy::lost)),
     row("network", "latency", "200 ms of latency", false, |stage| weather(stage, |net| net.delay(Duration::from_millis(100)), Proxy::late)),
     row("network", "slow", "1 MB/s", false, |stage| weather(stage, |net| net.rate(1_000_000), Proxy::late)),

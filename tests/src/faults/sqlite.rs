@@ -26,7 +26,7 @@ pub(super) const ROWS: &[Row] = &[
     row("sqlite", "db-wal-garbled", "the log of a killed daemon has garbage in it", false, |stage| torn(stage, true)),
     row("sqlite", "db-restored", "the state is put back from an older copy, and the guest's data goes back too", true, |stage| restored(stage, false)),
     row("sqlite", "db-restored-untracked", "the same, with a disk whose changes nobody tracks", false, |stage| restored(stage, true)),
-    row("sqlite", "db-overtaken", "the state is put back to before a cutover; the target VM has written since, and is off", false, overtaken),
+    row("sqlite", "db-stale", "the state is put back to before a cutover; the target VM has written since, and is off", false, stale_state),
 ];
 
 fn full(stage: &mut FaultStage<'_>) -> Result<()> {
@@ -156,7 +156,7 @@ fn restored(stage: &mut FaultStage<'_>, untracked: bool) -> Result<()> {
 }
 
 /// A state from before a cutover, which takes the target's disks for a mere copy.
-fn overtaken(stage: &mut FaultStage<'_>) -> Result<()> {
+fn stale_state(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.running(16, |spec| {
         spec.cutover = "graceful_shutdown = \"1m\"\nforce_power_off = true\nmin_uptime = \"2s\"";
     })?;

@@ -28,7 +28,7 @@ pub(super) const ROWS: &[Row] = &[
     row("target", "volume-replaced", "a volume is replaced by an empty file of the same size", false, replaced),
     row("target", "volume-older", "a volume is removed, and put back from an older copy", false, older),
     row("target", "volume-gone", "a volume is removed", false, gone),
-    row("target", "foreign-write", "somebody else wrote to a volume: readback finds it", false, foreign),
+    row("target", "foreign-write", "another program wrote to a volume: readback finds it", false, foreign),
 ];
 
 fn enospc(stage: &mut FaultStage<'_>) -> Result<()> {

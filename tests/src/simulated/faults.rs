@@ -97,8 +97,8 @@ impl Faults {
         }
     }
 
-    /// Whether a read of the state is to fail. The fault is that of `store.read WHAT`, for reads whose description
-    /// begins with WHAT.
+    /// Whether a read of the state is to fail. The fault is that of `store.read WHAT`, for reads whose
+    /// description begins with WHAT.
     pub fn strikes_read(&self, what: &str) -> bool {
         let mut faults = self.lock();
         let is_meant =

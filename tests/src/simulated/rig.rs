@@ -43,7 +43,7 @@ static DEADLINE: LazyLock<Duration> = LazyLock::new(|| {
 
 /// Where the daemon's state is.
 #[derive(Debug)]
-enum Place {
+enum StateLocation {
     Folder(TempDir),
     /// In memory, for as long as this connection is open.
     Memory(String, #[expect(dead_code, reason = "it keeps the database in being")] rusqlite::Connection),
@@ -53,7 +53,7 @@ enum Place {
 #[derive(Debug)]
 pub struct Rig {
     pub world: SimulatedWorld,
-    place: Place,
+    place: StateLocation,
     store: Store,
     shutdown: CancellationToken,
     pub manager: Arc<Manager>,
@@ -64,7 +64,7 @@ pub struct Rig {
 impl Rig {
     /// Starts it over `world`, without a plan.
     pub async fn start(world: SimulatedWorld) -> Self {
-        Self::start_in(Place::Folder(TempDir::new().expect("a temporary folder")), world).await
+        Self::start_in(StateLocation::Folder(TempDir::new().expect("a temporary folder")), world).await
     }
 
     /// The same with all of its state in memory and without threads, for [`on_a_clock`].
@@ -72,10 +72,10 @@ impl Rig {
         static DATABASES: AtomicU64 = AtomicU64::new(0);
         let name = format!("file:/rig-{}?vfs=memdb", DATABASES.fetch_add(1, Relaxed));
         let connection = rusqlite::Connection::open(&name).expect("a database in memory");
-        Self::start_in(Place::Memory(name, connection), world).await
+        Self::start_in(StateLocation::Memory(name, connection), world).await
     }
 
-    async fn start_in(place: Place, world: SimulatedWorld) -> Self {
+    async fn start_in(place: StateLocation, world: SimulatedWorld) -> Self {
         let (store, manager, shutdown, metrics) = open(&place, &world).await;
         Self { world, place, store, shutdown, manager, metrics }
     }
@@ -202,7 +202,7 @@ impl Rig {
     pub async fn stop(&self) {
         self.shutdown.cancel();
         self.manager.finish().await;
-        if let Place::Folder(_) = self.place {
+        if let StateLocation::Folder(_) = self.place {
             self.store.close().await.expect("the store closes");
         }
     }
@@ -226,15 +226,18 @@ pub fn on_a_clock<T>(now: &str, test: impl Future<Output = T>) -> T {
     ended
 }
 
-async fn open(place: &Place, world: &SimulatedWorld) -> (Store, Arc<Manager>, CancellationToken, Metrics) {
+async fn open(
+    place: &StateLocation,
+    world: &SimulatedWorld,
+) -> (Store, Arc<Manager>, CancellationToken, Metrics) {
     let (commits, reads) = (world.faults.clone(), world.faults.clone());
     let failed = |code| Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
     let interceptor = Interceptor::default().with_reads(move |what| {
         if reads.strikes_read(what) { failed(rusqlite::ffi::SQLITE_IOERR_READ) } else { Ok(()) }
     });
     let store = match place {
-        Place::Folder(dir) => Store::open_intercepted(dir.path(), interceptor),
-        Place::Memory(name, _) => Store::in_memory(
+        StateLocation::Folder(dir) => Store::open_intercepted(dir.path(), interceptor),
+        StateLocation::Memory(name, _) => Store::in_memory(
             name,
             interceptor.with_commit(move |commit| {
                 if commits.holds("store.commit") { failed(rusqlite::ffi::SQLITE_FULL) } else { commit() }

@@ -190,7 +190,7 @@ impl Source for SimulatedSource {
             };
             truth.source_runs = false;
             for (disk, at, bytes) in std::mem::take(&mut truth.when_off) {
-                truth.write_untold(&disk, at, &bytes);
+                truth.write_unreported(&disk, at, &bytes);
             }
             how
         });

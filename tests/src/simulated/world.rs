@@ -89,7 +89,7 @@ pub struct Truth {
 }
 
 impl Truth {
-    pub(super) fn write_untold(&mut self, disk: &str, at: u64, bytes: &[u8]) {
+    pub(super) fn write_unreported(&mut self, disk: &str, at: u64, bytes: &[u8]) {
         if let Some(contents) = self.source_disks.get_mut(disk) {
             contents[at as usize..at as usize + bytes.len()].copy_from_slice(bytes);
         }
@@ -155,8 +155,8 @@ impl SimulatedWorld {
     }
 
     /// The disk changes, and change tracking does not report it.
-    pub fn changes_untold(&self, disk: &str, at: u64, bytes: &[u8]) {
-        self.with(|truth| truth.write_untold(disk, at, bytes));
+    pub fn changes_unreported(&self, disk: &str, at: u64, bytes: &[u8]) {
+        self.with(|truth| truth.write_unreported(disk, at, bytes));
     }
 
     /// The same, when the guest has been shut down.

@@ -24,7 +24,7 @@ pub(super) async fn look_back(stage: &SimulatedLife, views: &[MigrationView]) {
     if chance.happens(300) {
         for (_, name) in &done {
             if chance.happens(700) {
-                stage.world.truth().others_start(name, "somebody");
+                stage.world.truth().others_start(name, "operator");
             }
         }
     }

@@ -316,7 +316,7 @@ impl Truth {
         self.counts.add(match now {
             State::Undoing { .. } => "undone cutovers",
             State::RollingBack => "rollbacks",
-            State::Failed { from: ResumePoint::StaleState, .. } => "overtaken states",
+            State::Failed { from: ResumePoint::StaleState, .. } => "stale states",
             State::Failed { .. } => "failures",
             State::Paused { .. } => "pauses",
             State::Syncing => "deltas",

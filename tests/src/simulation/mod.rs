@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! users ──▶ Manager ─▶ Driver ─▶ pass, cutover, verify ─▶ gate ─▶ world: VMs, marks, target disks
-//!                        │                                 │ takes its time, fails, loses the answer, hangs, dies
+//!                        │                                 │ is slow, fails, loses the answer, hangs, dies
 //!                        ▼                                 ▼
 //!                      Store ─▶ commit ─▶ durable: is the ledger true? the step legal? the journal complete?
 //! ```

@@ -380,13 +380,13 @@ fn change_power(stage: &SimulatedLife, name: &str) {
         truth.counts.add("power changes");
     }
     if !vm.runs {
-        truth.others_start(name, "somebody");
+        truth.others_start(name, "operator");
     } else if handed_over {
         truth.stop_stray(name);
     } else if !cuts && !late {
         (vm.wanted, vm.goes_off) = (Some(false), None);
         vm.obeys(false);
-        truth.note(format_args!("somebody stops {name}"));
+        truth.note(format_args!("a user stops {name}"));
     }
 }
 
@@ -420,7 +420,7 @@ pub(super) fn start_unwatched(truth: &mut Truth, chance: &mut Chance) {
     if chance.happens(500) {
         truth.reboot_source(&name);
     } else {
-        truth.others_start(&name, "somebody");
+        truth.others_start(&name, "operator");
     }
 }
 
@@ -458,5 +458,5 @@ fn write_to_target(stage: &SimulatedLife, chance: &mut Chance) {
     disk.durable.fill(at, 100, byte);
     disk.tainted.insert(block as usize);
     truth.counts.add("writes to targets");
-    truth.note(format_args!("somebody writes to block {block} of a target's disk"));
+    truth.note(format_args!("another program writes to block {block} of a target's disk"));
 }

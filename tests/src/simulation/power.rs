@@ -125,7 +125,7 @@ impl Truth {
         let strays = |vm: &&mut Vm| vm.runs && vm.starters.strays_since.is_some();
         let Some(vm) = self.vms.get_mut(name).filter(strays) else { return };
         vm.obeys(false);
-        self.note(format_args!("somebody stops {name}, which was started beside its target VM"));
+        self.note(format_args!("a user stops {name}, which was started beside its target VM"));
     }
 
     /// The source's host reboots and starts the VMs with autostart.
@@ -156,7 +156,7 @@ impl Truth {
         let Some(vm) = self.vms.get_mut(name).filter(|vm| vm.starters.moved.is_none()) else { return };
         let on = !vm.starters.autostart;
         (vm.starters.autostart, vm.starters.wanted) = (on, on);
-        self.note(format_args!("somebody sets the autostart of {name}: {on}"));
+        self.note(format_args!("a user sets the autostart of {name}: {on}"));
     }
 
     /// The daemon has powered the source on: no target VM of it may run, exist after a start, or have a

@@ -362,7 +362,7 @@ impl DiskHandle {
             if chance.happens(300) {
                 disk.durable.take(&disk.seen, block);
             } else {
-                disk.given_up.insert(block, version);
+                disk.ended_early.insert(block, version);
             }
         }
         truth.counts.add("failed flushes");
@@ -456,8 +456,8 @@ impl WriteDisk for DiskHandle {
                 *known = disk.generation;
                 return self.fail(ErrorKind::Connection, Operation::Flush, None);
             }
-            let given_up = &disk.given_up;
-            disk.durable.take_newer(&seen, |block, version| given_up.get(&block) == Some(&version));
+            let ended_early = &disk.ended_early;
+            disk.durable.take_newer(&seen, |block, version| ended_early.get(&block) == Some(&version));
             truth.check_disk(self.owner, &self.key);
         }
         self.end(Operation::Flush, lost, ()).await

@@ -121,7 +121,7 @@ pub(super) struct TargetDisk {
     /// Blocks that others wrote to.
     pub(super) tainted: BTreeSet<usize>,
     /// Blocks of a version that a failed flush has lost: no later flush makes it durable.
-    pub(super) given_up: BTreeMap<usize, u64>,
+    pub(super) ended_early: BTreeMap<usize, u64>,
     /// Blocks that the target's own guest wrote to.
     pub(super) used: BTreeSet<usize>,
     pub(super) fresh: bool,
@@ -130,8 +130,8 @@ pub(super) struct TargetDisk {
 impl TargetDisk {
     /// A new disk with the content `pages`.
     pub(super) fn of(pages: Pages) -> Self {
-        let (tainted, given_up, used) = Default::default();
-        Self { durable: pages.clone(), seen: pages, generation: 0, tainted, given_up, used, fresh: true }
+        let (tainted, ended_early, used) = Default::default();
+        Self { durable: pages.clone(), seen: pages, generation: 0, tainted, ended_early, used, fresh: true }
     }
 
     /// Power fails: of unflushed writes some are kept, some are lost, and some are kept in part.

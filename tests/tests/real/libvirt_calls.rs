@@ -52,7 +52,7 @@ fn a_daemon_that_hangs_costs_a_deadline_and_so_many_threads() {
 }
 
 #[test]
-fn a_daemon_that_dies_in_mid_call_is_unreachable_and_never_a_domain_that_is_gone() {
+fn dead_libvirtd_is_unreachable_and_never_a_missing_domain() {
     run(|dir| {
         let mut libvirt = Libvirtd::start(dir)?;
         let client = LibvirtClient::new(libvirt.uri());

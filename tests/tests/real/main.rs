@@ -1,5 +1,5 @@
-//! warmd with the real world: libvirtd, QEMU and guests, file systems and devices, systemd. One program, because
-//! each would be linked with all of warmd.
+//! warmd with the real world: libvirtd, QEMU and guests, file systems and devices, systemd. One program,
+//! because each would be linked with all of warmd.
 
 mod end_to_end;
 mod guest;

@@ -370,7 +370,7 @@ fn what_becomes_of_the_machine_is_told() {
 }
 
 #[test]
-fn a_machine_that_libvirt_moved_to_another_host_is_not_taken_for_off() {
+fn machine_migrated_to_another_host_is_not_taken_for_off() {
     with_target(async |Fixture { dir, libvirt, target, .. }| {
         let other = Libvirtd::start_at(dir.join("other"))?;
         let (request, _) = created(&target, []).await?;

@@ -92,7 +92,7 @@ fn zeroes_on_file_systems_and_devices() {
 }
 
 #[test]
-fn a_full_file_system_says_what_is_missing_and_goes_on_when_there_is_room() {
+fn full_file_system_says_what_is_missing_and_then_continues() {
     run(|dir| {
         let mount = Mount::tmpfs(dir, "small", 4 * MIB)?;
         let path = mount.join("vda.raw");
@@ -117,7 +117,7 @@ fn a_full_file_system_says_what_is_missing_and_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn a_write_that_is_lost_on_its_way_fails_the_flush_for_good() {
+fn lost_write_fails_every_later_flush() {
     run(|dir| {
         // The device accepts 16 MiB and its file system has space for 4: the rest is lost when the page cache
         // is written back, long after the write succeeded.
@@ -133,7 +133,7 @@ fn a_write_that_is_lost_on_its_way_fails_the_flush_for_good() {
             drop(disk);
             let disk = open(device.path(), 16, cached()).await?;
             write(&disk, 0, 1, 2).await?;
-            disk.flush().await.context("opened anew, and with what fits")?;
+            disk.flush().await.context("opened again, and with what fits")?;
             // Past the page cache the write itself fails.
             let disk_error = {
                 drop(disk);

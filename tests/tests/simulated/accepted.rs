@@ -23,7 +23,7 @@ fn object(rig: &Rig, rule: Rule) {
 }
 
 #[tokio::test]
-async fn a_cutover_that_would_lose_something_ends_before_the_source_is_stopped() {
+async fn cutover_that_would_lose_hardware_ends_before_the_stop() {
     for rule in [Rule::EncryptionLost, Rule::DiskInOneDefinition] {
         let rig = rig(&[]).await;
         object(&rig, rule);
@@ -89,7 +89,7 @@ async fn the_target_is_made_of_what_the_vm_is_at_the_cutover() {
 }
 
 #[tokio::test]
-async fn what_the_target_would_refuse_is_found_before_the_source_is_stopped() {
+async fn refusal_of_the_target_is_found_before_the_source_stops() {
     for rule in [Rule::NameTaken, Rule::NameUnusable, Rule::LocationUnusable, Rule::StorageUnknown] {
         let rig = rig(&[]).await;
         rig.world.with(|truth| truth.target_objects = vec![Objection::new(rule, "not there")]);

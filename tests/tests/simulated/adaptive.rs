@@ -93,7 +93,7 @@ fn a_target_rpo_holds_at_few_passes_also_over_a_restart() {
 }
 
 #[test]
-fn a_target_final_delta_holds_and_a_busier_guest_brings_passes_nearer() {
+fn final_delta_target_holds_and_a_busier_guest_syncs_more() {
     on_a_clock(NOON, async {
         let rig = rig("final_delta = \"4MiB\", shortest = \"10s\"", Duration::from_secs(10)).await;
         let begun: DateTime<Utc> = NOON.parse().unwrap();

@@ -66,7 +66,7 @@ async fn a_guest_that_shows_all_signs_is_handed_over() {
 }
 
 #[tokio::test]
-async fn a_sign_that_is_missing_stops_the_hand_over_and_starts_nothing() {
+async fn failed_boot_check_stops_the_hand_over_and_starts_nothing() {
     let (listening, address) = listener().await;
     drop(listening);
     let none = || BootCheck { deadline: Duration::from_millis(600), ..BootCheck::default() };
@@ -101,7 +101,7 @@ async fn a_sign_that_is_missing_stops_the_hand_over_and_starts_nothing() {
 }
 
 #[tokio::test]
-async fn a_vm_may_have_a_check_of_its_own_and_one_that_stays_off_has_none() {
+async fn vm_may_have_its_own_boot_check_and_one_left_off_has_none() {
     let wanted = BootCheck { serial: Some("ready".to_owned()), deadline: SOON, ..BootCheck::default() };
     let rig = Rig::start(world()).await;
     let mut plan = plan(BootCheck { serial: Some("never".to_owned()), ..BootCheck::default() });

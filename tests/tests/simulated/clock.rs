@@ -114,5 +114,5 @@ fn a_clock_that_is_set_raises_no_alarm() {
 async fn exceeded(rig: &Rig) -> bool {
     let families = rig.metrics.render(&rig.manager.present()().await).unwrap();
     let told = families.lines().find(|line| line.starts_with("warmd_rpo_exceeded{"));
-    told.expect("it is told of each promise").ends_with(" 1.0")
+    told.expect("each RPO target is reported").ends_with(" 1.0")
 }

@@ -179,7 +179,7 @@ async fn what_it_makes_of_the_copy_is_handed_over_with_its_machine() {
 }
 
 #[tokio::test]
-async fn one_that_fails_leaves_the_replica_as_it_was_and_able_to_take_deltas() {
+async fn failed_conversion_leaves_the_copy_able_to_take_deltas() {
     let setting = Setting::new().await;
     setting.seed(&format!("{WRITES} echo no driver for this guest; exit 3")).await;
     let view = setting.rig.cutover().await;
@@ -275,7 +275,7 @@ async fn one_that_ends_the_daemon_each_time_is_not_begun_for_ever() {
 }
 
 #[tokio::test]
-async fn what_a_command_leaves_behind_does_not_find_the_next_ones_disks() {
+async fn leftover_of_a_conversion_does_not_reach_the_next_disks() {
     let mut setting = Setting::new().await;
     // In its own session it is not killed with the command's process group.
     let stays = "setsid sh -c \"echo \\$\\$ > $DIR/left; until test -e $DIR/go; do sleep 0.05; done; \
@@ -328,7 +328,7 @@ async fn an_answer_or_a_disk_that_cannot_be_used_undoes_the_cutover() {
 }
 
 #[tokio::test]
-async fn a_cutover_that_fails_after_it_brings_the_sources_blocks_back_and_no_more() {
+async fn cutover_failing_after_a_conversion_copies_only_its_blocks() {
     let mut setting = Setting::new().await;
     setting.seed(WRITES).await;
     for restarts in [false, true] {
@@ -352,7 +352,7 @@ async fn a_cutover_that_fails_after_it_brings_the_sources_blocks_back_and_no_mor
 }
 
 #[tokio::test]
-async fn a_state_from_before_the_conversion_trusts_nothing_of_the_disks() {
+async fn state_from_before_a_conversion_trusts_no_block() {
     let mut setting = Setting::new().await;
     let state = setting.rig.state_file();
     let (wal, shm) = (state.with_extension("db-wal"), state.with_extension("db-shm"));

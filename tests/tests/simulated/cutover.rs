@@ -80,7 +80,7 @@ const STRUCK: [(&str, Phase); 9] = [
 ];
 
 #[tokio::test]
-async fn every_refused_phase_is_undone_and_the_next_cutover_works_without_a_full_copy() {
+async fn refused_phase_is_undone_and_the_next_cutover_copies_a_delta() {
     for (call, phase) in STRUCK {
         let rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::Readback)).await;
@@ -119,7 +119,7 @@ async fn a_phase_that_hangs_is_undone_after_its_deadline() {
 }
 
 #[tokio::test]
-async fn an_abort_in_any_phase_before_the_start_brings_the_source_back() {
+async fn abort_in_any_phase_before_the_start_restores_the_source() {
     for call in ["source.snapshot", "source.final-snapshot", "target-disk.read", "target.create"] {
         let rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::Readback)).await;
@@ -248,7 +248,7 @@ async fn a_corrupted_target_is_found_named_and_copied_again() {
 }
 
 #[tokio::test]
-async fn a_guest_that_ignores_the_shutdown_is_forced_off_only_if_the_plan_allows() {
+async fn unresponsive_guest_is_forced_off_only_if_the_plan_allows() {
     let rig = Rig::start(world()).await;
     rig.world.with(|truth| truth.ignores_shutdown = true);
     let mut plan = Rig::plan(VerifyMode::None);
@@ -282,7 +282,7 @@ async fn lost_marks_lead_to_a_compare_that_writes_little() {
 }
 
 #[tokio::test]
-async fn no_room_on_the_target_fails_resumably_and_goes_on_where_it_was() {
+async fn full_target_fails_resumably_and_continues_where_it_was() {
     let rig = Rig::start(world()).await;
     rig.world.faults.set("target-disk.write", InjectedFault::Refused);
     rig.manager_applies(Rig::plan(VerifyMode::Readback)).await;
@@ -342,7 +342,7 @@ async fn a_restart_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_plan_applied_again_changes_nothing_and_a_bad_one_is_refused() {
+async fn plan_applied_again_changes_nothing_and_a_bad_one_fails() {
     let rig = Rig::start(world()).await;
     let plan = Rig::plan(VerifyMode::None);
     rig.seed(plan.clone()).await;
@@ -373,7 +373,7 @@ async fn disks_of_a_target_that_may_have_run_are_copied_again_whole() {
 }
 
 #[tokio::test]
-async fn a_source_that_ran_while_the_daemon_was_down_is_copied_to_its_last_write() {
+async fn source_that_ran_without_the_daemon_is_copied_to_its_end() {
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.world.faults.set("target-disk.read", InjectedFault::Hang);
@@ -397,7 +397,7 @@ async fn a_source_that_ran_while_the_daemon_was_down_is_copied_to_its_last_write
 
 /// Whether or not the target VM's start was requested: a source that ran unseen is never ignored.
 #[tokio::test]
-async fn a_source_that_ran_while_nobody_started_the_target_is_copied_to_its_last_write() {
+async fn source_that_ran_before_the_target_start_is_copied_to_its_end() {
     for (call, asked) in [("target.look", false), ("target.start", true)] {
         let mut rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::Readback)).await;

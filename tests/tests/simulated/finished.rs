@@ -82,7 +82,7 @@ async fn what_is_done_is_out_of_memory_and_answers_all_the_same() {
 /// Many requests at once, while its driver starts and ends: each gets an answer, and there is never more than
 /// one driver.
 #[tokio::test]
-async fn requests_of_a_finished_migration_are_answered_however_they_come() {
+async fn requests_to_a_finished_migration_are_always_answered() {
     let rig = seeded().await;
     let id = rig.cutover().await.id;
     for round in 0..4 {

@@ -102,7 +102,7 @@ fn what_does_not_converge_is_told_with_the_limit_to_blame() {
 }
 
 #[test]
-fn a_cutover_that_breaks_the_plans_downtime_is_refused_unless_forced() {
+fn cutover_beyond_the_plans_downtime_is_refused_unless_forced() {
     on_a_clock(NOON, async {
         let rig = rig(plan(Some(5)), Duration::from_secs(1)).await;
         let RequestOutcome::Refused(why) = rig.request(Request::cutover()).await else {

@@ -185,12 +185,12 @@ fn a_tier_starts_together_and_after_the_one_before_it() {
         // Nothing is left to do.
         let none =
             rig.manager.cut_over_plan("shop", Some(CutoverOrder::default()), "test").await.unwrap_err();
-        assert!(none.message.contains("no VM that is on its way"), "{none}");
+        assert!(none.message.contains("no unfinished migration"), "{none}");
     });
 }
 
 #[test]
-fn one_that_fails_takes_its_tier_back_and_the_rest_moves_when_asked_again() {
+fn failed_member_undoes_its_tier_and_the_rest_moves_later() {
     on_a_clock(NOON, async {
         let rig = synced(plan("", TIERS)).await;
         rig.fleet.target("db-2").faults.set("target.create", InjectedFault::Refused);
@@ -222,7 +222,7 @@ fn one_that_fails_takes_its_tier_back_and_the_rest_moves_when_asked_again() {
 }
 
 #[test]
-fn all_or_nothing_begins_at_once_and_starts_nobody_before_all_are_there() {
+fn all_or_nothing_group_starts_no_vm_before_all_arrived() {
     on_a_clock(NOON, async {
         let rig = synced(plan("all_or_nothing = true", TIERS)).await;
         rig.fleet.world("web-2").faults.set("source.shut-down", InjectedFault::Hang);
@@ -252,7 +252,7 @@ fn all_or_nothing_begins_at_once_and_starts_nobody_before_all_are_there() {
 }
 
 #[test]
-fn one_that_is_not_right_on_the_target_keeps_the_next_tier_where_it_is() {
+fn failed_boot_check_keeps_the_next_tier_on_the_source() {
     on_a_clock(NOON, async {
         for all in ["", "all_or_nothing = true"] {
             let rig = synced(plan(all, TIERS)).await;
@@ -414,7 +414,7 @@ fn a_restart_at_the_barrier_lets_nobody_through() {
 }
 
 #[test]
-fn by_itself_it_begins_when_all_of_it_would() {
+fn auto_group_begins_when_all_of_its_vms_would() {
     on_a_clock(NOON, async {
         let mut nights = plan("mode = \"auto\"", TIERS);
         nights.schedule =
@@ -501,7 +501,7 @@ fn windows_that_never_meet_are_told() {
         let apart = windows("daily 23:00–23:30");
         assert_eq!(found("all_or_nothing = true", &apart).await, told);
         assert_eq!(found("", &(TIERS.to_owned() + &apart)).await, told);
-        assert!(found("", &apart).await.is_empty(), "each moves by itself");
+        assert!(found("", &apart).await.is_empty(), "each moves alone");
         let meet = windows("Sun 22:30–23:30");
         assert!(found("all_or_nothing = true", &meet).await.is_empty());
     });

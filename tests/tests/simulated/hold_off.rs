@@ -116,7 +116,7 @@ async fn an_undo_waits_until_the_target_vm_is_seen_gone() {
 }
 
 #[test]
-fn a_source_that_is_started_when_all_is_done_is_told_once_and_so_is_its_end() {
+fn source_started_after_done_is_reported_once_with_its_end() {
     on_a_clock(NOON, async {
         let mut rig = Rig::start_on_a_clock(world()).await;
         rig.seed(Rig::plan(VerifyMode::None)).await;
@@ -166,7 +166,7 @@ async fn nothing_is_released_while_the_source_runs() {
 }
 
 #[tokio::test]
-async fn an_undo_after_a_restart_removes_the_target_vm_whatever_the_phase_is_then() {
+async fn undo_after_a_restart_removes_the_target_vm_in_any_phase() {
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::None)).await;
     // The target VM exists, and its start was not requested.
@@ -184,7 +184,7 @@ async fn an_undo_after_a_restart_removes_the_target_vm_whatever_the_phase_is_the
 }
 
 #[tokio::test]
-async fn a_target_that_says_that_the_vm_is_gone_while_it_runs_is_not_believed() {
+async fn target_that_denies_a_running_vm_is_not_believed() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::None)).await;
     rig.world.with(|truth| (truth.false_discards, truth.starts_late) = (3, true));
@@ -203,7 +203,7 @@ async fn a_target_that_says_that_the_vm_is_gone_while_it_runs_is_not_believed() 
 }
 
 #[tokio::test]
-async fn answers_that_are_lost_on_the_way_to_the_target_change_nothing() {
+async fn lost_answers_of_the_target_change_nothing() {
     for call in ["source.starters", "source.hold-off", "target.set-autostart"] {
         let rig = Rig::start(world()).await;
         rig.seed(Rig::plan(VerifyMode::None)).await;

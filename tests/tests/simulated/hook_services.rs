@@ -87,7 +87,7 @@ fn world() -> SimulatedWorld {
 }
 
 #[tokio::test]
-async fn a_service_is_told_the_facts_and_what_it_says_is_in_the_journal() {
+async fn hook_service_gets_the_facts_and_its_answer_is_journaled() {
     let dir = TempDir::new().unwrap();
     let socket = dir.path().join("hooks.sock");
     let address = format!("unix:{}", socket.display());

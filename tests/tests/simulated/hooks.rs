@@ -126,7 +126,7 @@ async fn one_that_fails_before_the_target_runs_undoes_the_cutover() {
 }
 
 #[tokio::test]
-async fn one_that_fails_when_the_target_runs_is_told_and_takes_nothing_back() {
+async fn hook_failing_after_target_start_is_reported_without_undo() {
     for (phase, when) in [
         (Phase::StartVm, HookSide::After),
         (Phase::BootCheck, HookSide::Before),
@@ -163,7 +163,7 @@ async fn when_the_target_runs_a_hook_is_run_where_nothing_leads_back() {
 }
 
 #[tokio::test]
-async fn one_that_only_warns_and_one_that_is_tried_again_hold_nothing_up() {
+async fn warning_hook_and_retried_hook_delay_nothing() {
     let dir = TempDir::new().unwrap();
     let mark = dir.path().join("tried");
     let flaky = format!("test -e {0} || {{ touch {0}; exit 1; }}", mark.display());
@@ -210,7 +210,7 @@ async fn one_that_hangs_is_killed_at_its_deadline_or_by_an_abort() {
 }
 
 #[tokio::test]
-async fn after_a_restart_only_the_one_that_was_cut_off_is_run_again_and_the_next_cutover_runs_all() {
+async fn hooks_after_a_restart_repeat_only_the_interrupted_one() {
     let dir = TempDir::new().unwrap();
     let (file, script) = told(&dir);
     let release = dir.path().join("release");
@@ -243,7 +243,7 @@ async fn after_a_restart_only_the_one_that_was_cut_off_is_run_again_and_the_next
 }
 
 #[tokio::test]
-async fn a_plan_applied_again_in_another_order_runs_none_again_and_passes_none_over() {
+async fn reordered_hooks_run_once_each_and_none_is_skipped() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("ran");
     let ran = || fs::read_to_string(&file).unwrap_or_default();

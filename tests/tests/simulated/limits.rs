@@ -80,16 +80,16 @@ async fn a_limit_holds_and_is_lifted_while_a_pass_runs() {
         if at == scope {
             rig.manager_applies(plan(slow())).await;
         } else {
-            rig.manager.set_limit(at, to_rate(SLOW), "somebody").await.expect("it is there");
+            rig.manager.set_limit(at, to_rate(SLOW), "operator").await.expect("it is there");
             rig.manager_applies(plan(PlanLimits::default())).await;
         }
         until_it_is_held(&rig, at, SLOW).await;
-        rig.manager.set_limit(at, to_rate(2 * SLOW), "somebody").await.expect("it is there");
+        rig.manager.set_limit(at, to_rate(2 * SLOW), "operator").await.expect("it is there");
         until_it_is_held(&rig, at, 2 * SLOW).await;
-        let lifted = rig.manager.set_limit(at, to_rate(0), "somebody").await.expect("it is there");
+        let lifted = rig.manager.set_limit(at, to_rate(0), "operator").await.expect("it is there");
         assert_eq!(
             (lifted.limit, lifted.set.map(|set| set.by).as_deref()),
-            (Limit::default(), Some("somebody"))
+            (Limit::default(), Some("operator"))
         );
         rig.until("synced", |view| view.state == State::Synced).await;
         let load = limit(&rig, at).await.load;
@@ -118,14 +118,14 @@ async fn a_verification_is_limited_too() {
     let rig = Rig::start(world()).await;
     rig.seed(plan(PlanLimits::default())).await;
     for scope in [format!("migration/{VM}"), "target/t".to_owned()] {
-        rig.manager.set_limit(&scope, to_rate(SLOW), "somebody").await.expect("it is there");
+        rig.manager.set_limit(&scope, to_rate(SLOW), "operator").await.expect("it is there");
         rig.ask(Request::verify()).await;
         let begun = Instant::now();
         while limit(&rig, &scope).await.load.waiting == 0 {
             assert!(begun.elapsed() < Duration::from_secs(30), "{scope}: nobody waits");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        rig.manager.set_limit(&scope, LimitChange::Reset, "somebody").await.expect("it is there");
+        rig.manager.set_limit(&scope, LimitChange::Reset, "operator").await.expect("it is there");
         rig.until("the result", |view| {
             view.verification
                 .as_ref()
@@ -148,7 +148,7 @@ async fn a_comparison_keeps_to_the_limits_of_both_sides() {
         // This much less is read before the comparison.
         plan.verify.audit = Some(Amount::Share(0));
         rig.seed(plan).await;
-        rig.manager.set_limit(scope, to_rate(SLOW), "somebody").await.expect("it is there");
+        rig.manager.set_limit(scope, to_rate(SLOW), "operator").await.expect("it is there");
         rig.ask(Request::cutover()).await;
         let verifies = State::CuttingOver { phase: Phase::Verify };
         rig.until("the comparison", |view| view.state == verifies).await;
@@ -158,7 +158,7 @@ async fn a_comparison_keeps_to_the_limits_of_both_sides() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         assert_eq!(rig.view().await.state, verifies, "{scope}: it did not wait for its limit");
-        rig.manager.set_limit(scope, LimitChange::Reset, "somebody").await.expect("it is there");
+        rig.manager.set_limit(scope, LimitChange::Reset, "operator").await.expect("it is there");
         rig.until("the move", |view| view.state == State::Done).await;
         rig.world.assert_moved();
     }
@@ -182,12 +182,12 @@ async fn what_a_running_pass_moved_is_shown() {
 }
 
 #[tokio::test]
-async fn a_limit_that_cannot_be_read_leaves_the_configured_one_and_is_told() {
+async fn unreadable_limit_leaves_the_configured_one_and_is_reported() {
     let mut rig = Rig::start(world()).await;
     let scope = format!("migration/{VM}");
     rig.manager_applies(plan(slow())).await;
-    rig.manager.set_limit(&scope, to_rate(9 * MIB), "somebody").await.expect("it is there");
-    rig.manager.set_limit("global", to_rate(70 * MIB), "somebody").await.expect("it is there");
+    rig.manager.set_limit(&scope, to_rate(9 * MIB), "operator").await.expect("it is there");
+    rig.manager.set_limit("global", to_rate(70 * MIB), "operator").await.expect("it is there");
     let file = rig.state_file();
     rig.restart_after(|_| {
         let raw = Connection::open(file).expect("the state's file");
@@ -199,7 +199,7 @@ async fn a_limit_that_cannot_be_read_leaves_the_configured_one_and_is_told() {
     assert_eq!(limit(&rig, "global").await.limit.rate, rate(70 * MIB), "the others hold");
     let journal = rig.journal().await;
     assert!(journal.contains("cannot be read, and does not hold: what the configuration"), "{journal}");
-    rig.manager.set_limit(&scope, to_rate(8 * MIB), "somebody").await.expect("it can be set again");
+    rig.manager.set_limit(&scope, to_rate(8 * MIB), "operator").await.expect("it can be set again");
     rig.restart().await;
     assert_eq!(limit(&rig, &scope).await.limit.rate, rate(8 * MIB));
 }
@@ -208,8 +208,8 @@ async fn a_limit_that_cannot_be_read_leaves_the_configured_one_and_is_told() {
 async fn requests_in_flight_keep_to_the_tightest_limit() {
     let rig = Rig::start(world()).await;
     let one = LimitChange::To { rate: None, requests: Some(NonZeroU32::new(1)) };
-    rig.manager.set_limit("source/s", one, "somebody").await.expect("it is there");
-    rig.manager.set_limit("target/t", one, "somebody").await.expect("it is there");
+    rig.manager.set_limit("source/s", one, "operator").await.expect("it is there");
+    rig.manager.set_limit("target/t", one, "operator").await.expect("it is there");
     // Hanging reads stay in flight until the test has seen them; memory answers at once.
     rig.world.faults.set("source-disk.read", InjectedFault::Hang);
     rig.manager_applies(plan(PlanLimits { requests: NonZeroU32::new(3), ..PlanLimits::default() })).await;
@@ -233,18 +233,18 @@ async fn requests_in_flight_keep_to_the_tightest_limit() {
 }
 
 #[tokio::test]
-async fn what_was_set_holds_over_a_restart_until_the_plan_says_something_else() {
+async fn set_limit_outlives_a_restart_until_the_plan_changes_it() {
     let mut rig = Rig::start(world()).await;
     let scope = format!("migration/{VM}");
     rig.manager_applies(plan(slow())).await;
-    rig.manager.set_limit(&scope, to_rate(9 * MIB), "somebody").await.expect("it is there");
-    rig.manager.set_limit("global", to_rate(70 * MIB), "somebody else").await.expect("it is there");
+    rig.manager.set_limit(&scope, to_rate(9 * MIB), "operator").await.expect("it is there");
+    rig.manager.set_limit("global", to_rate(70 * MIB), "another operator").await.expect("it is there");
     let disk = format!("{scope}/vda");
-    rig.manager.set_limit(&disk, to_rate(50 * MIB), "somebody").await.expect("it is there");
-    rig.manager.set_limit(&disk, LimitChange::Reset, "somebody").await.expect("it is there");
+    rig.manager.set_limit(&disk, to_rate(50 * MIB), "operator").await.expect("it is there");
+    rig.manager.set_limit(&disk, LimitChange::Reset, "operator").await.expect("it is there");
     rig.restart().await;
     let kept = limit(&rig, &scope).await;
-    assert_eq!((kept.limit.rate, kept.set.map(|set| set.by).as_deref()), (rate(9 * MIB), Some("somebody")));
+    assert_eq!((kept.limit.rate, kept.set.map(|set| set.by).as_deref()), (rate(9 * MIB), Some("operator")));
     assert_eq!(limit(&rig, "global").await.limit.rate, rate(70 * MIB));
     let reset = limit(&rig, &disk).await;
     assert_eq!((reset.limit, reset.set), (Limit::default(), None));
@@ -273,12 +273,12 @@ async fn what_is_not_there_cannot_be_limited() {
         ("migration/nobody", ControlErrorKind::NotFound, "no migration \"nobody\""),
         (disk.as_str(), ControlErrorKind::NotFound, "has no disk vdz; it has vda"),
     ] {
-        let error = rig.manager.set_limit(scope, to_rate(MIB), "somebody").await.unwrap_err();
+        let error = rig.manager.set_limit(scope, to_rate(MIB), "operator").await.unwrap_err();
         assert!(error.kind == kind && error.message.contains(wanted), "{scope}: {error:?}");
         assert_eq!(rig.manager.limits(Some(scope)).await.unwrap_err().kind, kind, "{scope}");
     }
     rig.cutover().await;
-    let over = rig.manager.set_limit(&format!("migration/{VM}"), to_rate(MIB), "somebody").await.unwrap_err();
+    let over = rig.manager.set_limit(&format!("migration/{VM}"), to_rate(MIB), "operator").await.unwrap_err();
     assert!(
         over.kind == ControlErrorKind::Refused && over.message.contains("nothing left to limit"),
         "{over:?}"

@@ -34,7 +34,7 @@ impl Written {
 }
 
 /// Log targets that belong to no migration.
-const ALL: [&str; 2] = ["warmd_store::schema", "warmd_report::seal::key"];
+const ALL: [&str; 2] = ["warmd_store::schema", "warmd_report::signing::key"];
 /// Calls of endpoints for no migration: when a plan is checked.
 const FOR_PLANS: [&str; 7] = [
     "source.check",

@@ -118,7 +118,7 @@ async fn a_window_that_is_too_short_and_one_that_never_opens_are_told() {
 }
 
 #[tokio::test]
-async fn a_vm_that_another_plan_moves_and_a_name_that_is_on_its_way_are_refused() {
+async fn vm_of_another_plan_and_a_name_in_use_are_refused() {
     let rig = rig().await;
     rig.seed(plan()).await;
     let other = Plan { name: "other".to_owned(), ..plan() };
@@ -151,7 +151,7 @@ async fn state(rig: &Rig) -> String {
 }
 
 #[tokio::test]
-async fn a_dry_run_says_what_applying_does_in_the_same_words_and_changes_nothing() {
+async fn dry_run_reports_what_apply_does_and_changes_nothing() {
     let rig = rig().await;
     let before = state(&rig).await;
     let dry = rig.manager.preview_plan(&plan()).await.unwrap();
@@ -278,6 +278,6 @@ async fn what_a_source_has_is_kept_with_its_age_and_over_a_restart() {
     db.execute("UPDATE inventories SET seen = seen - 3600000000", []).unwrap();
     let old = rig.manager.source_vms("s", false).await.unwrap();
     assert!(old.vms == anew.vms && old.stale.unwrap().contains("a fault of the test"));
-    assert!(rig.manager.source_vms("s", true).await.is_err(), "what is wanted anew is not told from before");
+    assert!(rig.manager.source_vms("s", true).await.is_err(), "a list that must be new is not the kept one");
     assert!(rig.manager.source_vms("x", false).await.is_err());
 }

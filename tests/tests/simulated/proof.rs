@@ -143,7 +143,7 @@ fn short(result: &VerifyResult) -> u64 {
 }
 
 #[tokio::test]
-async fn a_compare_by_itself_copies_and_proves_what_the_source_holds() {
+async fn requested_compare_copies_and_proves_the_sources_data() {
     let rig = seeded(world(), VerifyMode::Readback).await;
     rig.world.guest_writes("vda", 7 * BLOCK, &[77; 100]);
     let passes = rig.passes().await;
@@ -151,7 +151,7 @@ async fn a_compare_by_itself_copies_and_proves_what_the_source_holds() {
     assert_eq!((found.mode, found.passed(), checked(&found)), (VerifyMode::Compare, true, 70 * BLOCK + 512));
     assert_eq!(rig.passes().await, passes + 1, "it took a snapshot of its own, and copied what had changed");
     rig.until("it is released", |_| !rig.world.with(|truth| truth.snapshot_open)).await;
-    rig.world.changes_untold("vda", 9 * BLOCK, &[78; 100]);
+    rig.world.changes_unreported("vda", 9 * BLOCK, &[78; 100]);
     let found = result(&rig, order(VerifyMode::Compare, "sample=100%")).await;
     assert_eq!(found.disks[0].mismatches, [(9 * BLOCK, BLOCK)], "a change that tracking kept to itself");
     assert!(rig.view().await.disks[0].tracking_fault.is_some(), "found without an audit");
@@ -229,7 +229,7 @@ async fn a_cutover_proves_what_its_plan_asks_for_and_says_no_more() {
 }
 
 #[tokio::test]
-async fn after_the_cutover_a_target_is_read_back_until_its_vm_is_started() {
+async fn readback_is_accepted_until_the_target_vm_starts() {
     let world = world();
     world.with(|truth| truth.source_runs = false);
     let rig = seeded(world, VerifyMode::None).await;
@@ -285,7 +285,7 @@ async fn images_stand_for_disks_whose_vm_was_started() {
 }
 
 #[tokio::test]
-async fn a_source_that_keeps_a_change_to_itself_is_found_out_and_never_trusted_again() {
+async fn source_with_unreported_changes_is_found_and_distrusted() {
     let mut rig = audited(world(), VerifyMode::None).await;
     rig.sync().await;
     let view = rig.view().await;
@@ -293,7 +293,7 @@ async fn a_source_that_keeps_a_change_to_itself_is_found_out_and_never_trusted_a
     assert_eq!((audit.checked, audit.mismatched_bytes, audit.error), (60 * BLOCK, 0, None));
     assert_eq!(view.disks[0].tracking_fault, None);
 
-    rig.world.changes_untold("vda", 33 * BLOCK + 5, b"nobody was told");
+    rig.world.changes_unreported("vda", 33 * BLOCK + 5, b"nobody was told");
     rig.world.guest_writes("vda", 12 * BLOCK, &[1; 10]);
     rig.sync().await;
     let view = rig.view().await;
@@ -319,7 +319,7 @@ async fn a_source_that_keeps_a_change_to_itself_is_found_out_and_never_trusted_a
     // Also after a restart: every pass compares all of this disk, and it is not audited any more.
     rig.restart().await;
     assert_eq!(rig.view().await.disks[0].tracking_fault.as_ref(), Some(&fault));
-    rig.world.changes_untold("vda", 50 * BLOCK, b"nor of this");
+    rig.world.changes_unreported("vda", 50 * BLOCK, b"nor of this");
     rig.sync().await;
     let pass = rig.view().await.pass.unwrap();
     assert_eq!((pass.disks[0].figures.read, pass.disks[0].audit.is_some()), (60 * BLOCK, false));
@@ -327,7 +327,7 @@ async fn a_source_that_keeps_a_change_to_itself_is_found_out_and_never_trusted_a
     assert!(pass.disks[1].figures.read < 10 * BLOCK && pass.disks[1].audit.is_some());
 
     // A cutover needs a full compare, though the plan requires none.
-    rig.world.changes_untold("vda", 51 * BLOCK, b"nor of that");
+    rig.world.changes_unreported("vda", 51 * BLOCK, b"nor of that");
     let view = rig.cutover().await;
     assert_eq!(view.state, State::Done, "{}", rig.journal().await);
     let found = view.verification.unwrap().result.unwrap();
@@ -340,7 +340,7 @@ async fn a_source_that_keeps_a_change_to_itself_is_found_out_and_never_trusted_a
 }
 
 #[tokio::test]
-async fn a_lie_that_comes_out_in_the_final_delta_is_made_good_before_the_target_starts() {
+async fn unreported_change_in_the_final_delta_is_copied_before_start() {
     let rig = audited(world(), VerifyMode::None).await;
     rig.world.changes_when_off("vda", 20 * BLOCK, b"after the guest had stopped");
     let view = rig.cutover().await;
@@ -353,7 +353,7 @@ async fn a_lie_that_comes_out_in_the_final_delta_is_made_good_before_the_target_
 #[tokio::test]
 async fn without_an_audit_a_lie_is_not_seen_and_that_is_said() {
     let rig = seeded(world(), VerifyMode::None).await;
-    rig.world.changes_untold("vda", 33 * BLOCK, b"nobody was told");
+    rig.world.changes_unreported("vda", 33 * BLOCK, b"nobody was told");
     rig.sync().await;
     let view = rig.view().await;
     assert_eq!(
@@ -369,7 +369,7 @@ async fn a_small_audit_walks_over_the_whole_disk() {
     let mut plan = Rig::plan(VerifyMode::None);
     plan.verify.audit = Some("10%".parse().unwrap());
     rig.seed(plan).await;
-    rig.world.changes_untold("vda", 59 * BLOCK, b"at the disk's end");
+    rig.world.changes_unreported("vda", 59 * BLOCK, b"at the disk's end");
     for pass in 1..=10 {
         if pass == 5 {
             rig.restart().await;

@@ -21,7 +21,7 @@ use warmd_core::{
 };
 use warmd_report::{
     manifest_root::RawImage,
-    seal::{self, PublicKey},
+    signing::{self, PublicKey},
 };
 use warmd_tests::{
     simulated::{InjectedFault, Rig, SimulatedWorld},
@@ -64,7 +64,7 @@ fn roots(report: &Report) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_roots_are_those_of_the_raw_disks_and_stay_what_was_sealed() {
+async fn roots_equal_those_of_the_raw_disks_and_stay_as_recorded() {
     for verify in [VerifyMode::None, VerifyMode::Compare] {
         let dir = tempfile::tempdir().unwrap();
         let mut rig = Rig::start(world()).await;
@@ -101,7 +101,7 @@ async fn the_roots_are_those_of_the_raw_disks_and_stay_what_was_sealed() {
 }
 
 #[tokio::test]
-async fn a_seal_says_what_proved_it() {
+async fn root_record_says_what_verified_it() {
     for (mode, scope, proof) in [
         (VerifyMode::Readback, "full", "readback full"),
         (VerifyMode::Readback, "changed", "readback changed"),
@@ -123,7 +123,7 @@ async fn a_seal_says_what_proved_it() {
 }
 
 #[tokio::test]
-async fn an_undone_cutovers_seal_is_not_shown() {
+async fn root_record_of_an_undone_cutover_is_not_shown() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.world.faults.set("target.create", InjectedFault::Refused);
@@ -168,7 +168,7 @@ async fn a_moved_vms_report_verifies_and_every_field_of_it_is_signed() {
     assert_eq!(rig.cutover().await.state, State::Done);
     let (report, signed) = signed(&rig).await;
     let key = PublicKey::from_text(&rig.manager.report_key().hex).unwrap();
-    let verified = seal::verify(&signed.json, Some(key)).unwrap();
+    let verified = signing::verify(&signed.json, Some(key)).unwrap();
     assert_eq!((verified.key, &verified.digest), (key, &signed.digest));
     assert_eq!(serde_json::from_value::<Report>(verified.report).unwrap(), report);
     let asked: Vec<_> = report.requests.iter().map(|line| (line.by.as_str(), line.text.as_str())).collect();
@@ -202,7 +202,7 @@ async fn a_moved_vms_report_verifies_and_every_field_of_it_is_signed() {
             )),
             _ => json!("something else"),
         };
-        let result = seal::verify(&changed.to_string(), None);
+        let result = signing::verify(&changed.to_string(), None);
         assert!(result.is_err(), "{place} was changed, and nobody noticed");
     }
 }

@@ -45,7 +45,7 @@ fn put_back(file: &Path, kept: &Path) {
     }
 }
 
-fn is_overtaken(view: &MigrationView) -> bool {
+fn is_stale(view: &MigrationView) -> bool {
     matches!(view.state, State::Failed { resumable: true, from: ResumePoint::StaleState, .. })
 }
 
@@ -86,7 +86,7 @@ async fn the_next_pass_asks_which_vm_counts_and_leaves_both_alone() {
     for request in [Request::Sync, Request::cutover()] {
         let rig = moved_and_put_back().await;
         rig.ask(request).await;
-        let view = rig.until("the question", is_overtaken).await;
+        let view = rig.until("the question", is_stale).await;
         assert_left_alone(&rig);
         let State::Failed { reason, .. } = &view.state else { unreachable!() };
         assert!(reason.contains("does not know of") && reason.contains("`cancel`"), "{reason}");
@@ -96,7 +96,7 @@ async fn the_next_pass_asks_which_vm_counts_and_leaves_both_alone() {
         }
         // The daemon checks again, and finds the same.
         rig.ask(Request::Resume).await;
-        rig.until("the same again", is_overtaken).await;
+        rig.until("the same again", is_stale).await;
         assert_left_alone(&rig);
     }
 }
@@ -117,7 +117,7 @@ async fn a_comparison_copies_over_nothing_either() {
     assert!(error.contains("does not know of"), "{error}");
     assert_left_alone(&rig);
     rig.ask(Request::Sync).await;
-    rig.until("the question", is_overtaken).await;
+    rig.until("the question", is_stale).await;
     assert_left_alone(&rig);
 }
 
@@ -125,9 +125,9 @@ async fn a_comparison_copies_over_nothing_either() {
 async fn if_the_target_vm_counts_it_is_left_with_its_disks() {
     let mut rig = moved_and_put_back().await;
     rig.ask(Request::Sync).await;
-    rig.until("the question", is_overtaken).await;
+    rig.until("the question", is_stale).await;
     rig.restart().await;
-    assert!(is_overtaken(&rig.view().await));
+    assert!(is_stale(&rig.view().await));
     rig.ask(Request::Cancel).await;
     rig.until("the end", |view| view.state == State::Cancelled).await;
     assert_left_alone(&rig);
@@ -149,7 +149,7 @@ async fn giving_it_up_unseen_leaves_the_target_vm_with_its_disks() {
 async fn if_the_source_counts_it_is_gone_back_to_and_moved_again() {
     let mut rig = moved_and_put_back().await;
     rig.ask(Request::Sync).await;
-    rig.until("the question", is_overtaken).await;
+    rig.until("the question", is_stale).await;
     rig.world.faults.set("target.discard", InjectedFault::Passing(2));
     rig.ask(Request::Rollback).await;
     rig.restart().await;
@@ -197,7 +197,7 @@ async fn an_undo_by_a_state_from_before_the_start_is_not_begun() {
     });
     put_back(&file, kept.path());
     rig.go_on().await;
-    rig.until("the question", is_overtaken).await;
+    rig.until("the question", is_stale).await;
     assert_left_alone(&rig);
 }
 
@@ -208,7 +208,7 @@ async fn an_unreadable_note_is_a_question_too() {
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.restart_after(|world| world.with(|truth| truth.noted = Some(LastWriter::Unknown))).await;
     rig.ask(Request::Sync).await;
-    rig.until("the question", is_overtaken).await;
+    rig.until("the question", is_stale).await;
     rig.ask(Request::Rollback).await;
     rig.until("rest", |view| view.state == State::Paused { from: ResumePoint::Synced }).await;
     rig.ask(Request::Resume).await;
@@ -221,13 +221,13 @@ async fn an_unreadable_note_is_a_question_too() {
 /// copied because of the audit: a block that is then changed back must not be skipped as one that the target
 /// has.
 #[tokio::test]
-async fn a_state_from_before_an_audits_verdict_trusts_nothing() {
+async fn state_from_before_a_tracking_fault_trusts_nothing() {
     let mut rig = Rig::start(world()).await;
     let mut plan = Rig::plan(VerifyMode::None);
     plan.verify.audit = Some(warmd_core::model::verify::Amount::Share(1_000_000));
     rig.seed(plan).await;
     let old = vec![7; BLOCK as usize];
-    rig.world.changes_untold("vda", 4 * BLOCK, &vec![8; BLOCK as usize]);
+    rig.world.changes_unreported("vda", 4 * BLOCK, &vec![8; BLOCK as usize]);
     let (file, reads) = (rig.state_file(), rig.world.faults.struck("source-disk.read"));
     // The state at the snapshot's first read: the pass is recorded, its audit has no result yet.
     rig.world.faults.set("source-disk.read", InjectedFault::Hang);
@@ -256,7 +256,7 @@ async fn a_state_from_before_a_comparisons_finding_trusts_nothing() {
     let mut plan = Rig::plan(VerifyMode::None);
     plan.verify.audit = Some(warmd_core::model::verify::Amount::Share(0));
     rig.seed(plan).await;
-    rig.world.changes_untold("vda", 4 * BLOCK, &vec![8; BLOCK as usize]);
+    rig.world.changes_unreported("vda", 4 * BLOCK, &vec![8; BLOCK as usize]);
     let (file, reads) = (rig.state_file(), rig.world.faults.struck("source-disk.read"));
     rig.world.faults.set("source-disk.read", InjectedFault::Hang);
     let id = rig.view().await.id;

@@ -147,7 +147,7 @@ async fn a_source_that_was_off_stays_off() {
 /// Interrupted at each of its calls, which hang, fail or lose their answers, it continues after a restart,
 /// and both VMs never run at once.
 #[tokio::test]
-async fn cut_off_anywhere_it_goes_on_and_the_source_waits_for_the_target_to_be_gone() {
+async fn interrupted_rollback_starts_the_source_after_the_target_left() {
     for fault in [InjectedFault::Hang, InjectedFault::Passing(1), InjectedFault::LostAnswer] {
         for call in ["target.discard", "source.end-snapshot", "source.power-on"] {
             let mut rig = Rig::start(world()).await;

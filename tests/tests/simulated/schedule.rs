@@ -15,7 +15,7 @@ use warmd_core::{
         view::MigrationView,
     },
 };
-use warmd_schedules::explain::What;
+use warmd_schedules::explain::ExplainedDecision;
 use warmd_tests::simulated::{Rig, SimulatedWorld, VM, on_a_clock};
 
 const MIB: u64 = 1 << 20;
@@ -55,7 +55,7 @@ fn drained(view: &MigrationView) -> u64 {
 }
 
 #[tokio::test]
-async fn outside_the_copy_windows_the_full_pass_waits_and_a_person_goes_before() {
+async fn full_pass_waits_for_a_window_and_a_request_does_not() {
     let rig = Rig::start(world()).await;
     rig.manager_applies(plan(true)).await;
     let view = rig.until("held", is_held).await;
@@ -95,7 +95,7 @@ async fn a_pass_is_stopped_when_copying_ends_and_goes_on_when_it_may() {
 }
 
 #[tokio::test]
-async fn a_pass_that_a_person_asked_for_is_not_stopped_and_one_after_a_restart_is() {
+async fn requested_pass_outlives_its_window_until_a_restart() {
     let mut rig = Rig::start(world()).await;
     rig.manager_applies(plan(true)).await;
     rig.until("held", is_held).await;
@@ -131,12 +131,16 @@ async fn what_comes_next_is_explained_for_a_migration_and_for_a_plan() {
     let view = rig.until("the next pass", |view| view.next_pass.is_some()).await;
     let told = rig.manager.explain(&plan(false), ExplainTarget::Oldest, 20).await.expect("it is explained");
     assert_eq!((told.migration, told.vm.as_deref()), (Some(view.id), Some(VM)));
-    let first = told.decisions.iter().find(|decision| decision.what == What::Pass).expect("a pass comes");
+    let first = told
+        .decisions
+        .iter()
+        .find(|decision| decision.what == ExplainedDecision::Pass)
+        .expect("a pass comes");
     // The plan's schedule, and another that is not applied.
     assert_eq!((Some(first.at), first.why.starts_with("every 1h")), (view.next_pass, true));
     let told =
         rig.manager.explain(&plan(true), ExplainTarget::Migration(VM), 2).await.expect("it is explained");
-    assert_eq!(told.decisions[0].what, What::PassBlocked, "{told:?}");
+    assert_eq!(told.decisions[0].what, ExplainedDecision::PassBlocked, "{told:?}");
     assert!(rig.manager.explain(&plan(true), ExplainTarget::Migration("nobody"), 2).await.is_err());
 }
 

@@ -134,7 +134,7 @@ fn what_was_asked_outlives_the_daemon() {
 }
 
 #[test]
-fn a_time_that_is_over_is_missed_and_the_hold_outlives_the_daemon() {
+fn past_cutover_time_is_missed_and_its_hold_outlives_restarts() {
     on_a_clock(NOON, async {
         let mut rig = Rig::start_on_a_clock(world()).await;
         rig.seed(nights(CutoverMode::Auto)).await;
@@ -182,7 +182,7 @@ fn outside_its_windows_a_cutover_is_refused_and_can_be_forced() {
 }
 
 #[test]
-fn in_auto_mode_it_goes_when_the_window_opens_with_a_pass_before() {
+fn auto_cutover_begins_when_the_window_opens_after_a_pass() {
     on_a_clock(NOON, async {
         let rig = Rig::start_on_a_clock(world()).await;
         rig.seed(nights(CutoverMode::Auto)).await;
@@ -288,7 +288,7 @@ fn what_waits_can_be_taken_back() {
 }
 
 #[test]
-fn one_that_was_undone_is_not_begun_again_by_itself() {
+fn undone_auto_cutover_is_put_on_hold() {
     on_a_clock(NOON, async {
         let mut rig = Rig::start_on_a_clock(world()).await;
         rig.seed(nights(CutoverMode::Auto)).await;
@@ -310,7 +310,7 @@ fn one_that_was_undone_is_not_begun_again_by_itself() {
 }
 
 #[test]
-fn one_that_was_rolled_back_is_not_begun_again_by_itself() {
+fn rolled_back_auto_cutover_is_put_on_hold() {
     on_a_clock(NOON, async {
         let rig = Rig::start_on_a_clock(world()).await;
         rig.seed(nights(CutoverMode::Auto)).await;

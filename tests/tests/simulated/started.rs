@@ -53,7 +53,7 @@ fn a_start_is_not_taken_back_before_the_target_answers() {
 }
 
 #[test]
-fn a_target_vm_that_runs_is_not_taken_back_because_nothing_can_be_saved() {
+fn running_target_vm_is_not_undone_when_saving_fails() {
     on_a_clock(DAY, async {
         let rig = hangs_in("target.start").await;
         rig.world.faults.clear();

@@ -90,7 +90,7 @@ fn plan(maps: &str) -> Plan {
 const MAPS: &str = "[storage]\n\"/srv/ssd\" = \"fast\"\n\"/srv/disk\" = \"slow\"\n";
 
 #[tokio::test]
-async fn disks_land_where_their_datastores_are_mapped_to_and_are_cut_over_from_there() {
+async fn disks_are_created_and_cut_over_in_their_mapped_storage() {
     let mut setting = Setting::new().await;
     assert_eq!(setting.findings(&plan(MAPS)).await, []);
     setting.rig.seed(plan(MAPS)).await;

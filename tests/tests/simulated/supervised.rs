@@ -16,7 +16,7 @@ fn world() -> SimulatedWorld {
 }
 
 #[tokio::test]
-async fn an_owner_that_panics_with_the_source_off_is_taken_up_again_from_the_state() {
+async fn driver_panic_with_the_source_off_restarts_from_the_state() {
     let rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.world.faults.set("target.create", InjectedFault::Panic(1));
@@ -34,7 +34,7 @@ async fn an_owner_that_panics_with_the_source_off_is_taken_up_again_from_the_sta
 }
 
 #[tokio::test]
-async fn a_second_panic_of_the_same_migration_ends_the_daemon_and_the_next_one_goes_on() {
+async fn second_panic_ends_the_daemon_and_the_next_one_continues() {
     let mut rig = Rig::start(world()).await;
     rig.seed(Rig::plan(VerifyMode::Readback)).await;
     rig.world.faults.set("target.create", InjectedFault::Panic(2));

@@ -45,7 +45,7 @@ async fn an_unreadable_migration_is_shown_refused_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_plan_that_cannot_be_read_is_applied_again_and_its_migrations_go_on() {
+async fn unreadable_plan_is_applied_again_and_migrations_continue() {
     let rig = with_garbage("UPDATE plans SET body = 'garbage'").await;
     let view = rig.view().await;
     assert!(

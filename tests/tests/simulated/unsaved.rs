@@ -8,7 +8,7 @@ use warmd_tests::simulated::{InjectedFault, on_a_clock};
 use super::started::will_hang_in;
 
 #[test]
-fn a_source_that_is_off_comes_back_when_nothing_can_be_saved_for_minutes() {
+fn source_is_powered_on_when_saving_fails_for_minutes() {
     on_a_clock("2026-11-28T10:00:00Z", async {
         let rig = will_hang_in("target.create", Duration::from_hours(1)).await;
         rig.until("the target VM is made", |view| {

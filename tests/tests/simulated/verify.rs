@@ -86,7 +86,7 @@ async fn what_a_readback_settled_is_still_to_be_compared() {
 #[tokio::test]
 async fn a_lie_that_a_comparison_finds_is_never_forgotten() {
     let mut rig = seeded(VerifyMode::None, UNAUDITED).await;
-    rig.world.changes_untold("vdb", 4 * BLOCK, b"nobody was told");
+    rig.world.changes_unreported("vdb", 4 * BLOCK, b"nobody was told");
     let found = result(&rig, order(VerifyMode::Compare, "full")).await;
     assert_eq!(found.disks[1].mismatches, [(4 * BLOCK, BLOCK)]);
     let view = rig.view().await;
@@ -102,7 +102,7 @@ async fn a_lie_that_a_comparison_finds_is_never_forgotten() {
     // As after an audit: from now on the whole disk is compared, and a cutover verifies it though its plan
     // requires nothing.
     rig.restart().await;
-    rig.world.changes_untold("vdb", 5 * BLOCK, b"nor of this");
+    rig.world.changes_unreported("vdb", 5 * BLOCK, b"nor of this");
     rig.sync().await;
     assert_eq!(rig.view().await.pass.unwrap().disks[1].figures.read, 10 * BLOCK + 512);
     let view = rig.cutover().await;
@@ -116,7 +116,7 @@ async fn a_lie_that_a_comparison_finds_is_never_forgotten() {
 }
 
 #[tokio::test]
-async fn a_target_that_differs_by_itself_is_not_the_sources_lie() {
+async fn difference_of_the_target_alone_is_no_tracking_fault() {
     let rig = seeded(VerifyMode::None, UNAUDITED).await;
     rig.world.with(|truth| truth.target_disks["vda"].clone()).corrupt((9 * BLOCK) as usize, b"bad");
     let found = result(&rig, order(VerifyMode::Compare, "full")).await;
@@ -125,7 +125,7 @@ async fn a_target_that_differs_by_itself_is_not_the_sources_lie() {
 }
 
 #[tokio::test]
-async fn a_lie_that_comes_out_in_the_cutovers_own_proof_stops_it_and_the_next_one_is_right() {
+async fn unreported_change_found_by_verify_undoes_the_cutover_once() {
     let rig = seeded(VerifyMode::Compare, UNAUDITED).await;
     rig.world.changes_when_off("vda", 20 * BLOCK, b"after the guest had stopped");
     let view = rig.cutover().await;
@@ -138,10 +138,10 @@ async fn a_lie_that_comes_out_in_the_cutovers_own_proof_stops_it_and_the_next_on
 }
 
 #[tokio::test]
-async fn audits_go_round_each_of_several_disks_by_itself() {
+async fn audits_walk_each_of_several_disks_separately() {
     let mut rig = seeded(VerifyMode::None, "10%".parse().unwrap()).await;
-    rig.world.changes_untold("vdb", 10 * BLOCK, b"its last block");
-    rig.world.changes_untold("vdc", 39 * BLOCK, b"its last block");
+    rig.world.changes_unreported("vdb", 10 * BLOCK, b"its last block");
+    rig.world.changes_unreported("vdc", 39 * BLOCK, b"its last block");
     for pass in 1..=10 {
         if pass == 4 {
             rig.restart().await;
@@ -156,7 +156,7 @@ async fn audits_go_round_each_of_several_disks_by_itself() {
 #[tokio::test]
 async fn an_audit_steps_over_what_it_cannot_read() {
     let rig = seeded(VerifyMode::None, "10%".parse().unwrap()).await;
-    rig.world.changes_untold("vda", 30 * BLOCK, b"behind it");
+    rig.world.changes_unreported("vda", 30 * BLOCK, b"behind it");
     // No block changed that a pass would have to read.
     rig.world.faults.set("source-disk.read", InjectedFault::Refused);
     for _ in 0..5 {
@@ -223,7 +223,7 @@ async fn one_that_waits_has_its_turn_when_the_first_one_has_ended() {
 }
 
 #[tokio::test]
-async fn a_target_vm_that_starts_while_its_disks_are_read_takes_the_proof_away() {
+async fn target_vm_started_during_a_readback_voids_its_result() {
     let world = world();
     world.with(|truth| truth.source_runs = false);
     let rig = Rig::start(world).await;
@@ -242,7 +242,7 @@ async fn a_target_vm_that_starts_while_its_disks_are_read_takes_the_proof_away()
 }
 
 #[tokio::test]
-async fn a_sample_goes_on_with_its_seed_only_where_nothing_was_copied_since() {
+async fn sample_resumes_with_its_seed_only_if_nothing_was_copied() {
     let rig = seeded(VerifyMode::None, UNAUDITED).await;
     let vdc = rig.world.with(|truth| truth.target_disks["vdc"].clone());
     let cut_off = async || {

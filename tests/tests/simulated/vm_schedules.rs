@@ -73,7 +73,7 @@ fn refused(outcome: RequestOutcome) -> String {
 }
 
 #[test]
-fn a_vm_is_copied_by_its_own_interval_also_after_a_restart_and_when_it_changes() {
+fn vm_follows_its_own_cadence_after_restarts_and_changes() {
     on_a_clock(NOON, async {
         let mut rig = rig().await;
         rig.apply(plan("[vm.slow.schedule]\nevery = \"1h\"")).await;
@@ -149,7 +149,7 @@ fn a_cutover_keeps_to_the_vms_own_window() {
 }
 
 #[test]
-fn a_plan_that_cuts_over_by_itself_takes_each_vm_in_its_own_window() {
+fn auto_cutover_takes_each_vm_in_its_own_window() {
     on_a_clock(NOON, async {
         let rig = rig().await;
         let mut plan = plan(

@@ -19,7 +19,7 @@ fn waits(view: &MigrationView) -> bool {
 }
 
 #[test]
-fn what_stands_in_the_way_of_passes_is_waited_for_as_long_as_it_stays() {
+fn obstacle_to_passes_is_waited_for_as_long_as_it_stays() {
     on_a_clock(NOON, async {
         let rig = rig().await;
         let mut plan = Rig::plan(VerifyMode::None);
@@ -35,7 +35,7 @@ fn what_stands_in_the_way_of_passes_is_waited_for_as_long_as_it_stays() {
             let first = rig.until("waits", waits).await.waiting.expect("it waits");
             assert!(first.reason.contains("a fault of the test"), "{first:?}");
             assert!(
-                first.next_try.expect("it is told") > first.since && !first.advice.is_empty(),
+                first.next_try.expect("it is reported") > first.since && !first.advice.is_empty(),
                 "{first:?}"
             );
             // Long after every other operation would have failed.
@@ -115,7 +115,7 @@ fn a_cancel_and_an_undo_that_are_tried_again_say_why() {
 }
 
 #[test]
-fn a_copy_that_becomes_too_old_is_told_also_after_many_passes_that_failed() {
+fn overdue_copy_is_reported_also_after_many_failed_passes() {
     on_a_clock(NOON, async {
         let rig = rig().await;
         let mut plan = Rig::plan(VerifyMode::None);

@@ -196,7 +196,7 @@ fn a_reader_that_is_killed_is_started_again_and_reads_on() {
             kill_readers(bench.rig.run_dir())?;
             read(&disk, &whole, &mut bytes).await?;
             ensure!(bytes == bench.rig.contents(0)?, "it reads something else");
-            ensure!(snapshot.given_up().is_none());
+            ensure!(snapshot.ended_early().is_none());
         }
         drop(disk);
         snapshot.release().await?;

@@ -8,19 +8,19 @@ use warmd_core::{
 };
 
 use warmd_tests::vsphere::NAME;
-use warmd_vsphere::{Vsphere, client::Repeat, soap::Request, vim::properties};
+use warmd_vsphere::{Vsphere, client::Repeat, soap::SoapRequest, vim::properties};
 
 use super::bench::{Bench, GRACEFUL, block_on};
 
 /// Switches on that the VM's host starts VMs at all.
 async fn host_starts_vms(vsphere: &Vsphere) -> Result<()> {
     let vm = vsphere.find(NAME).await?;
-    let found = properties::of(vsphere.client(), &vm.of, &["runtime.host"]).await?;
+    let found = properties::read_properties(vsphere.client(), &vm.of, &["runtime.host"]).await?;
     let host = found.moref("runtime.host").context("the VM is on no host")?;
     let path = "configManager.autoStartManager";
-    let found = properties::of(vsphere.client(), &host, &[path]).await?;
+    let found = properties::read_properties(vsphere.client(), &host, &[path]).await?;
     let manager = found.moref(path).context("the host starts no VMs")?;
-    let request = Request::new("ReconfigureAutostart", &manager, |arguments| {
+    let request = SoapRequest::new("ReconfigureAutostart", &manager, |arguments| {
         arguments.nest("spec", |spec| spec.nest("defaults", |defaults| defaults.text("enabled", true)))
     });
     vsphere.client().call(&request, Repeat::Safe).await?;

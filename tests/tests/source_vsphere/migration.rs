@@ -186,7 +186,7 @@ fn a_daemon_that_is_killed_with_a_snapshot_open_goes_on() {
 }
 
 #[test]
-fn a_guest_that_does_not_shut_down_is_left_running_and_can_be_tried_again() {
+fn guest_ignoring_shutdown_is_left_running_and_retried() {
     run(|dir| {
         let mut this = Move::new(dir)?;
         this.write_plan("graceful_shutdown = \"2s\"\nforce_power_off = false")?;

@@ -72,7 +72,7 @@ impl LatencyBackoff {
     }
 
     /// Evaluates a round by its latencies, each with its bytes, that ran at `depth` and took `seconds`.
-    pub(super) fn judge(
+    pub(super) fn evaluate(
         &mut self,
         baseline: &mut LatencyBaseline,
         latencies: &mut [(u32, Duration)],
@@ -138,7 +138,7 @@ mod tests {
             for _ in 0..count {
                 let mut latencies = vec![(bytes, Duration::from_millis(ms)); 9];
                 let depth = self.backoff.cap();
-                self.backoff.judge(&mut self.baseline, &mut latencies, depth, 0.02);
+                self.backoff.evaluate(&mut self.baseline, &mut latencies, depth, 0.02);
             }
             (self.backoff.cap(), self.backoff.pause())
         }

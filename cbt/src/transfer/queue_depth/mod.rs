@@ -1,7 +1,7 @@
 //! How many reads of one disk are in flight: the source's latencies and rate decide.
 //!
 //! ```text
-//! enter ─▶ calm ─▶ read ─▶ done(bytes) ─▶ a round is done? ─▶ probe: what pays │ backoff: what the source bears
+//! enter ─▶ calm ─▶ read ─▶ done(bytes) ─▶ a round is done? ─▶ probe: what pays │ backoff: what is borne
 //!    ▲                                                                        │
 //!    └────────────────── the smaller of both ─────────────────────────────────┘
 //! ```
@@ -143,7 +143,7 @@ impl QueueDepth {
     fn round(&self, state: &mut State, elapsed: Duration, wanted: bool) {
         let seconds = elapsed.as_secs_f64();
         let State { backoff, baseline, latencies, depth, .. } = &mut *state;
-        backoff.judge(
+        backoff.evaluate(
             &mut baseline.lock().unwrap_or_else(PoisonError::into_inner),
             latencies,
             *depth,

@@ -168,7 +168,7 @@ async fn migrations_share_an_endpoint_whatever_their_disks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shares_are_by_weight_and_what_one_does_not_take_is_not_kept_for_it() {
+async fn shares_follow_weights_and_unused_share_is_not_kept() {
     let world = LimitWorld::new();
     world.source.set(rate(64 * MIB));
     let [heavy, light] = [world.limiter(), world.limiter()];
@@ -210,7 +210,7 @@ async fn a_limit_that_is_only_passed_is_not_taken_from() {
     let target = world.limiter();
     world.global.set(rate(1));
     target.set(rate(8 * MIB));
-    let writes = world.arbiter.limits([(&world.global, false), (&target, true)]);
+    let writes = world.rate_limiter.limits([(&world.global, false), (&target, true)]);
     let loads = [SimulatedLoad::start(&writes, 4, 64 * KIB, MS)];
     assert_near("writes", during(WINDOW, &loads).await[0], 80 * MIB, 5, 0);
     let seen = target.load().rate;
@@ -245,7 +245,7 @@ async fn who_stops_waiting_loses_nothing() {
         });
     }
     let moved = during(WINDOW, &loads).await[0];
-    assert_near("whoever stays has all", moved, 160 * MIB, 5, 0);
+    assert_near("the one that stays has all", moved, 160 * MIB, 5, 0);
     tasks.join_all().await;
     drop(loads);
     sleep(MS).await;
@@ -339,7 +339,7 @@ async fn threads_do_not_miss_each_other() {
         })
     });
     let all = futures::future::join_all(tasks);
-    for ended in timeout(60 * SECOND, all).await.expect("somebody was never served") {
+    for ended in timeout(60 * SECOND, all).await.expect("one of them was never served") {
         ended.unwrap();
     }
     assert_eq!((world.global.load().in_flight, world.global.load().waiting), (0, 0));

@@ -25,27 +25,28 @@ pub(crate) fn requests(count: u32) -> Limit {
 
 /// A global limit, a source below it, and migrations below that.
 pub(crate) struct LimitWorld {
-    pub(crate) arbiter: RateLimiter,
+    pub(crate) rate_limiter: RateLimiter,
     pub(crate) global: Limiter,
     pub(crate) source: Limiter,
 }
 
 impl LimitWorld {
     pub(crate) fn new() -> Self {
-        let arbiter = RateLimiter::new();
-        let (global, source) = (arbiter.limiter(Limit::default()), arbiter.limiter(Limit::default()));
-        Self { arbiter, global, source }
+        let rate_limiter = RateLimiter::new();
+        let (global, source) =
+            (rate_limiter.limiter(Limit::default()), rate_limiter.limiter(Limit::default()));
+        Self { rate_limiter, global, source }
     }
 
     pub(crate) fn limiter(&self) -> Limiter {
-        self.arbiter.limiter(Limit::default())
+        self.rate_limiter.limiter(Limit::default())
     }
 
     /// A disk of a migration.
     pub(crate) fn disk(&self, migration: &Limiter) -> (Limiter, Limits) {
         let disk = self.limiter();
         let way = [(&self.global, true), (&self.source, true), (migration, true), (&disk, true)];
-        (disk.clone(), self.arbiter.limits(way))
+        (disk.clone(), self.rate_limiter.limits(way))
     }
 
     /// A disk of a migration of its own.

@@ -2,7 +2,7 @@
 
 use warmd_core::control::Explanation;
 use warmd_proto::v1;
-use warmd_schedules::explain::{ScheduleDecision, What};
+use warmd_schedules::explain::{ExplainedDecision, ScheduleDecision};
 
 use super::timestamp;
 
@@ -19,13 +19,13 @@ pub(crate) fn explained(explanation: Explanation) -> v1::PlansExplainResponse {
 
 fn decision(decision: ScheduleDecision) -> v1::Decision {
     let kind = match decision.what {
-        What::PassAllowed => v1::DecisionKind::PassAllowed,
-        What::PassBlocked => v1::DecisionKind::PassBlocked,
-        What::Pass => v1::DecisionKind::Pass,
-        What::Passes => v1::DecisionKind::Passes,
-        What::CutoverAllowed => v1::DecisionKind::CutoverAllowed,
-        What::CutoverBlocked => v1::DecisionKind::CutoverBlocked,
-        What::Limits => v1::DecisionKind::Limits,
+        ExplainedDecision::PassAllowed => v1::DecisionKind::PassAllowed,
+        ExplainedDecision::PassBlocked => v1::DecisionKind::PassBlocked,
+        ExplainedDecision::Pass => v1::DecisionKind::Pass,
+        ExplainedDecision::Passes => v1::DecisionKind::Passes,
+        ExplainedDecision::CutoverAllowed => v1::DecisionKind::CutoverAllowed,
+        ExplainedDecision::CutoverBlocked => v1::DecisionKind::CutoverBlocked,
+        ExplainedDecision::Limits => v1::DecisionKind::Limits,
     };
     let text = decision.to_string();
     v1::Decision { at: Some(timestamp(decision.at)), kind: kind.into(), why: decision.why, text }

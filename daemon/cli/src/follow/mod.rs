@@ -13,7 +13,7 @@ use warmd_core::model::outcome::PhaseOutcome;
 use warmd_proto::v1::{Migration, RequestOutcome};
 
 use self::{
-    request::Asked,
+    request::RequestAnswer,
     tracker::{Ending, Tracker, cut_off},
 };
 pub(super) use self::{
@@ -24,7 +24,7 @@ use super::{
     client::Client,
     failure::{CliFailure, Exit},
     labels,
-    migration_stream::{Feed, News},
+    migration_stream::{MigrationStream, StreamItem},
     out::Out,
     screen::{Screen, interrupted},
     show::{self, Phases},
@@ -50,13 +50,13 @@ pub(super) async fn run(
 ) -> Result<(), CliFailure> {
     let client = Client::connect(socket).await?;
     if !wait {
-        let Asked { answer, migration, .. } = ask(&client, &key, task, order).await?;
+        let RequestAnswer { answer, migration, .. } = ask(&client, &key, task, order).await?;
         return begun(out, task, answer, &migration);
     }
     // A finished migration can still be verified, and rolled back.
     let until_final = !matches!(task, Task::Verify | Task::Rollback);
-    let mut feed = Feed::open(&client, socket.to_owned(), Some(key.clone()), until_final).await?;
-    let Asked { answer, migration: before, verification } = ask(&client, &key, task, order).await?;
+    let mut feed = MigrationStream::open(&client, socket.to_owned(), Some(key.clone()), until_final).await?;
+    let RequestAnswer { answer, migration: before, verification } = ask(&client, &key, task, order).await?;
 
     let mut screen = Screen::new(out, false);
     let mut tracker = Tracker::new(task, &before, verification);
@@ -74,7 +74,7 @@ pub(super) async fn run(
             }
         };
         match news {
-            News::Migration(now) => {
+            StreamItem::Migration(now) => {
                 last = *now;
                 if !out.is_json() {
                     for line in phases.news(&last) {
@@ -83,14 +83,14 @@ pub(super) async fn run(
                     screen.show(last.clone())?;
                 }
             }
-            News::Lost(why) => screen.aside(&why)?,
-            News::Back => {
+            StreamItem::Lost(why) => screen.aside(&why)?,
+            StreamItem::Back => {
                 tracker.was_away();
                 screen.aside("the daemon is back")?;
                 continue;
             }
             // The last state is final: if that is no end for the tracker, no later state will be.
-            News::Ended => break tracker.look(&last).unwrap_or_else(|| cut_off(&last)),
+            StreamItem::Ended => break tracker.look(&last).unwrap_or_else(|| cut_off(&last)),
         }
         if let Some(ending) = tracker.look(&last) {
             break ending;
@@ -136,7 +136,7 @@ fn ended(
     }
     match reason {
         None => Ok(()),
-        Some(_) if out.is_json() => Err(CliFailure::told(Exit::Failed)),
+        Some(_) if out.is_json() => Err(CliFailure::already_printed(Exit::Failed)),
         Some(reason) => {
             let message = format!(
                 "{} of {} failed: {}; it is {} now",

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// The answer to a request.
-pub(crate) struct Asked {
+pub(crate) struct RequestAnswer {
     pub(crate) answer: RequestOutcome,
     /// The migration's state then.
     pub(crate) migration: Migration,
@@ -32,7 +32,12 @@ pub(crate) struct Order {
 }
 
 /// Requests `task` for the migration that `key` names.
-pub(crate) async fn ask(client: &Client, key: &str, task: Task, order: Order) -> Result<Asked, CliFailure> {
+pub(crate) async fn ask(
+    client: &Client,
+    key: &str,
+    task: Task,
+    order: Order,
+) -> Result<RequestAnswer, CliFailure> {
     let mut migrations = client.migrations();
     let migration = key.to_owned();
     let mut verification = String::new();
@@ -65,5 +70,5 @@ pub(crate) async fn ask(client: &Client, key: &str, task: Task, order: Order) ->
             (answer.answer(), answer.migration)
         }
     };
-    Ok(Asked { answer, migration: migration.unwrap_or_default(), verification })
+    Ok(RequestAnswer { answer, migration: migration.unwrap_or_default(), verification })
 }

@@ -1,5 +1,5 @@
-//! The head of `migration show`: what an operator needs first. Rule: state, lag, obstacle and remedy, then the
-//! forecast; names and ids come last.
+//! The head of `migration show`: what an operator needs first. Rule: state, lag, obstacle and remedy, then
+//! the forecast; names and ids come last.
 
 use chrono::{DateTime, Utc};
 use warmd_core::format;

@@ -29,13 +29,13 @@ impl Phases {
             *self = Self { cutover: cutover.started, told: 0 };
         }
         let ended: Vec<_> = cutover.phases.iter().take_while(|phase| phase.ended.is_some()).collect();
-        let lines = ended.iter().skip(self.told).map(|phase| told(phase)).collect();
+        let lines = ended.iter().skip(self.told).map(|phase| describe_end(phase)).collect();
         self.told = self.told.max(ended.len());
         lines
     }
 }
 
-fn told(phase: &PhaseRun) -> String {
+fn describe_end(phase: &PhaseRun) -> String {
     let [_, name, took, outcome] = row(phase);
     let line = format!("{}  {name} ended after {took}", clock(phase.ended.as_ref()));
     if outcome.is_empty() { line } else { format!("{line}: {}", one_line(&outcome)) }

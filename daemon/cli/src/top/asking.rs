@@ -23,12 +23,12 @@ use super::{
 
 /// The client, and the request under way.
 #[derive(Debug)]
-pub(super) struct Asking {
+pub(super) struct RequestSender {
     socket: PathBuf,
     under_way: Option<(Key, AbortOnDropHandle<String>)>,
 }
 
-impl Asking {
+impl RequestSender {
     pub(super) fn new(socket: PathBuf) -> Self {
         Self { socket, under_way: None }
     }

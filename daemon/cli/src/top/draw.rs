@@ -13,7 +13,7 @@ use warmd_proto::v1::{Forecast, Migration, MigrationState};
 
 use super::{
     super::{labels, out::one_line, show, width::cut},
-    model::{Board, alarms},
+    model::{TopModel, alarms},
 };
 
 const KEYS: &str = "↑↓ choose  ⏎ details  s sync  p pause  r resume  c cutover  a abort  q quit";
@@ -22,7 +22,7 @@ const KEYS: &str = "↑↓ choose  ⏎ details  s sync  p pause  r resume  c cut
 const BELOW: u16 = 8;
 
 /// Draws the whole screen.
-pub(super) fn screen(frame: &mut Frame<'_>, board: &mut Board, now: DateTime<Utc>) {
+pub(super) fn screen(frame: &mut Frame<'_>, board: &mut TopModel, now: DateTime<Utc>) {
     board.drawn();
     let whole = Layout::vertical([
         Constraint::Length(1),
@@ -44,7 +44,7 @@ pub(super) fn screen(frame: &mut Frame<'_>, board: &mut Board, now: DateTime<Utc
     frame.render_widget(Line::styled(KEYS, Style::new().fg(Color::DarkGray)), keys);
 }
 
-fn summary(board: &Board, now: DateTime<Utc>) -> String {
+fn summary(board: &TopModel, now: DateTime<Utc>) -> String {
     let rows = board.rows();
     let count = |test: &dyn Fn(&Migration) -> bool| rows.iter().filter(|row| test(row)).count();
     let rate: f64 = rows.iter().filter_map(|row| show::rate(row)).sum();
@@ -62,7 +62,7 @@ fn summary(board: &Board, now: DateTime<Utc>) -> String {
     format!("warmd  {}  {}", now.format("%H:%M:%S UTC"), parts.join("  "))
 }
 
-fn table(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
+fn table(frame: &mut Frame<'_>, board: &TopModel, area: Rect, now: DateTime<Utc>) {
     let rows = board.rows();
     let widths = [
         Constraint::Fill(3),
@@ -105,7 +105,7 @@ fn table(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
 }
 
 /// The chosen migration at a glance.
-fn details(frame: &mut Frame<'_>, board: &Board, area: Rect, now: DateTime<Utc>) {
+fn details(frame: &mut Frame<'_>, board: &TopModel, area: Rect, now: DateTime<Utc>) {
     let Some(migration) = board.chosen() else {
         return;
     };

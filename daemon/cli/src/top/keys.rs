@@ -22,7 +22,7 @@ pub(super) enum Key {
 
 /// The action after a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Act {
+pub(super) enum KeyAction {
     None,
     Leave,
     /// Send the request for this migration.

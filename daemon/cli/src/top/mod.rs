@@ -20,11 +20,11 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{asking::Asking, keys::Act, model::Board};
+use self::{asking::RequestSender, keys::KeyAction, model::TopModel};
 use super::{
     client::Client,
     failure::{CliFailure, Exit},
-    migration_stream::{Feed, News},
+    migration_stream::{MigrationStream, StreamItem},
     out::Out,
 };
 
@@ -42,7 +42,7 @@ pub(super) async fn run(socket: &Path, out: &Out) -> Result<(), CliFailure> {
         return Err(CliFailure::new(Exit::Usage, why));
     }
     let client = Client::connect(socket).await?;
-    let feed = Feed::open(&client, socket.to_owned(), None, false).await?;
+    let feed = MigrationStream::open(&client, socket.to_owned(), None, false).await?;
     let (sender, news) = mpsc::channel(WAITING);
     // In a task of its own: a stream that is dropped while it waits begins again, and the screen is drawn
     // often.
@@ -53,10 +53,10 @@ pub(super) async fn run(socket: &Path, out: &Out) -> Result<(), CliFailure> {
     ended
 }
 
-async fn pass_on(mut feed: Feed, to: mpsc::Sender<Result<News, CliFailure>>) {
+async fn pass_on(mut feed: MigrationStream, to: mpsc::Sender<Result<StreamItem, CliFailure>>) {
     loop {
         let news = feed.next().await;
-        let is_last = matches!(news, Ok(News::Ended) | Err(_));
+        let is_last = matches!(news, Ok(StreamItem::Ended) | Err(_));
         if to.send(news).await.is_err() || is_last {
             return;
         }
@@ -65,11 +65,11 @@ async fn pass_on(mut feed: Feed, to: mpsc::Sender<Result<News, CliFailure>>) {
 
 async fn show(
     mut terminal: DefaultTerminal,
-    mut feed: mpsc::Receiver<Result<News, CliFailure>>,
+    mut feed: mpsc::Receiver<Result<StreamItem, CliFailure>>,
     socket: &Path,
 ) -> Result<(), CliFailure> {
-    let mut board = Board::default();
-    let mut asking = Asking::new(socket.to_owned());
+    let mut board = TopModel::default();
+    let mut asking = RequestSender::new(socket.to_owned());
     let mut events = EventStream::new();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -79,10 +79,10 @@ async fn show(
                 terminal.draw(|frame| draw::screen(frame, &mut board, Utc::now()))?;
             }
             news = feed.recv() => match news.transpose()? {
-                Some(News::Migration(migration)) => board.take(*migration),
-                Some(News::Lost(why)) => board.say(why),
-                Some(News::Back) => board.say("the daemon is back"),
-                Some(News::Ended) | None => return Ok(()),
+                Some(StreamItem::Migration(migration)) => board.take(*migration),
+                Some(StreamItem::Lost(why)) => board.say(why),
+                Some(StreamItem::Back) => board.say("the daemon is back"),
+                Some(StreamItem::Ended) | None => return Ok(()),
             },
             answer = asking.answer() => {
                 board.say(answer);
@@ -92,9 +92,9 @@ async fn show(
                 Some(Ok(Event::Key(event))) => {
                     let Some(key) = keys::key(&event) else { continue };
                     match board.press(key) {
-                        Act::None => {}
-                        Act::Leave => return Ok(()),
-                        Act::Ask(key, id) => board.say(asking.ask(key, id)),
+                        KeyAction::None => {}
+                        KeyAction::Leave => return Ok(()),
+                        KeyAction::Ask(key, id) => board.say(asking.ask(key, id)),
                     }
                     terminal.draw(|frame| draw::screen(frame, &mut board, Utc::now()))?;
                 }

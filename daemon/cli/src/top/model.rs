@@ -7,12 +7,12 @@ use warmd_proto::v1::{Migration, MigrationState};
 
 use super::{
     super::{labels, show},
-    keys::{Act, Key},
+    keys::{Key, KeyAction},
 };
 
 /// The screen's contents.
 #[derive(Debug, Default)]
-pub(super) struct Board {
+pub(super) struct TopModel {
     /// By id, which means by age.
     migrations: BTreeMap<String, Migration>,
     /// When the state that the target equals was that of the source: the start of the last pass that ended
@@ -27,7 +27,7 @@ pub(super) struct Board {
     said: String,
 }
 
-impl Board {
+impl TopModel {
     /// A migration's present state.
     pub(super) fn take(&mut self, migration: Migration) {
         let ended = migration.pass.as_ref().filter(|pass| pass.ended.is_some() && pass.error.is_none());
@@ -92,13 +92,13 @@ impl Board {
     }
 
     /// What a key does.
-    pub(super) fn press(&mut self, key: Key) -> Act {
+    pub(super) fn press(&mut self, key: Key) -> KeyAction {
         if let Some((asked, id)) = self.asked.take() {
             if key == Key::Yes {
-                return Act::Ask(asked, id);
+                return KeyAction::Ask(asked, id);
             }
             self.said = format!("no {}", asked.word());
-            return if key == Key::Leave { Act::Leave } else { Act::None };
+            return if key == Key::Leave { KeyAction::Leave } else { KeyAction::None };
         }
         let last = self.migrations.len().saturating_sub(1);
         match key {
@@ -108,18 +108,18 @@ impl Board {
             Key::Last => self.choose(last),
             Key::Details => self.details = !self.details,
             Key::Back if self.details => self.details = false,
-            Key::Leave => return Act::Leave,
+            Key::Leave => return KeyAction::Leave,
             Key::Back | Key::Yes => {}
             Key::Cutover | Key::Abort => {
                 self.asked = self.chosen().map(|migration| (key, migration.id.clone()));
             }
             Key::Pause | Key::Resume | Key::Sync => {
                 if let Some(migration) = self.chosen() {
-                    return Act::Ask(key, migration.id.clone());
+                    return KeyAction::Ask(key, migration.id.clone());
                 }
             }
         }
-        Act::None
+        KeyAction::None
     }
 
     fn choose(&mut self, row: usize) {

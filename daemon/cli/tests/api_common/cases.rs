@@ -29,7 +29,7 @@ use warmd_core::model::{
         PhaseView, VerificationView, VerifyResult,
     },
 };
-use warmd_report::seal::ReportKey;
+use warmd_report::signing::ReportKey;
 use warmd_schedules::{
     admission_queue,
     quota::{Quota, Quotas},

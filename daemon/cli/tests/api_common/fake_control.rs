@@ -20,7 +20,7 @@ use warmd_core::{
         plan::Plan,
         quota::QuotaView,
         report::{KeySince, Report},
-        request::{Request, RequestOutcome, judge},
+        request::{Request, RequestOutcome, check_request},
         rule::Rule,
         scheduled_cutover::{CutoverOrder, CutoverTime, ScheduledCutoverMode, ScheduledCutoverView},
         verify::VerifyOrder,
@@ -28,7 +28,7 @@ use warmd_core::{
     },
     signed_report::{ReportKeyText, SignedReport},
 };
-use warmd_report::seal;
+use warmd_report::signing;
 use warmd_schedules::{explain::explain, rules::PassHistory};
 
 use super::{cases, served::until};
@@ -345,7 +345,7 @@ impl Control for FakeControl {
         let mut answers = self.answers.subscribe();
         answers.wait_for(|now| *now).await.unwrap();
         let view = self.migration(&id.to_string()).await?;
-        let outcome = judge(&view.state, &request);
+        let outcome = check_request(&view.state, &request);
         if outcome == RequestOutcome::Accepted {
             let steps = {
                 let mut inner = self.lock();
@@ -417,7 +417,7 @@ impl Control for FakeControl {
     }
 
     fn sign(&self, report: &Report) -> Result<SignedReport, ControlError> {
-        let signed = seal::sign(&cases::report_key(), report).expect("a report becomes JSON");
+        let signed = signing::sign(&cases::report_key(), report).expect("a report becomes JSON");
         Ok(SignedReport { json: signed.json, digest: signed.digest, key: signed.key.to_string() })
     }
 

@@ -61,7 +61,7 @@ impl std::fmt::Display for MemberStatus {
 
 /// A VM of the group.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seat {
+pub struct GroupVm {
     /// Its name, for messages.
     pub vm: String,
     /// From 0.
@@ -83,7 +83,7 @@ pub struct GroupDecision {
 }
 
 /// The next actions of a group; `is_halted` if it was halted before.
-pub fn decide(all_or_nothing: bool, is_halted: bool, seats: &[Seat]) -> GroupDecision {
+pub fn decide(all_or_nothing: bool, is_halted: bool, seats: &[GroupVm]) -> GroupDecision {
     let failure = seats.iter().find_map(|seat| match &seat.status {
         MemberStatus::Undoing(why) | MemberStatus::Failed(why) => Some(format!("VM {}: {why}", seat.vm)),
         MemberStatus::Stuck(why) => Some(format!("VM {} on the target: {why}", seat.vm)),
@@ -97,9 +97,9 @@ pub fn decide(all_or_nothing: bool, is_halted: bool, seats: &[Seat]) -> GroupDec
     let passed_before = |tier: usize| {
         seats.iter().filter(|seat| seat.tier < tier).all(|seat| seat.status == MemberStatus::Passed)
     };
-    let may_begin = |seat: &Seat| all_or_nothing || passed_before(seat.tier);
-    let may_start = |seat: &Seat| {
-        let with = |other: &&Seat| all_or_nothing || other.tier == seat.tier;
+    let may_begin = |seat: &GroupVm| all_or_nothing || passed_before(seat.tier);
+    let may_start = |seat: &GroupVm| {
+        let with = |other: &&GroupVm| all_or_nothing || other.tier == seat.tier;
         let mut together = seats.iter().filter(with);
         let all_here =
             together.clone().all(|other| other.status == MemberStatus::Arrived || other.status.is_gone());
@@ -108,7 +108,7 @@ pub fn decide(all_or_nothing: bool, is_halted: bool, seats: &[Seat]) -> GroupDec
         let is_committed = together.any(|other| other.status.is_gone());
         (all_here || is_committed) && passed_before(seat.tier)
     };
-    let of = |status: &MemberStatus, may: &dyn Fn(&Seat) -> bool| -> Vec<usize> {
+    let of = |status: &MemberStatus, may: &dyn Fn(&GroupVm) -> bool| -> Vec<usize> {
         let those = seats.iter().enumerate().filter(|(_, seat)| seat.status == *status && may(seat));
         those.map(|(at, _)| at).collect()
     };
@@ -126,8 +126,8 @@ mod tests {
 
     use super::*;
 
-    fn seats(of: &[(usize, MemberStatus)]) -> Vec<Seat> {
-        let seat = |(at, (tier, status)): (usize, &(usize, MemberStatus))| Seat {
+    fn seats(of: &[(usize, MemberStatus)]) -> Vec<GroupVm> {
+        let seat = |(at, (tier, status)): (usize, &(usize, MemberStatus))| GroupVm {
             vm: format!("vm{at}"),
             tier: *tier,
             status: status.clone(),
@@ -183,7 +183,8 @@ mod tests {
             all in any::<bool>(),
             happens in prop::collection::vec((0..6_usize, 0..10_u8), 0..60),
         ) {
-            let mut seats = seats(&tiers.iter().map(|tier| (*tier, MemberStatus::Waiting)).collect::<Vec<_>>());
+            let waiting: Vec<_> = tiers.iter().map(|tier| (*tier, MemberStatus::Waiting)).collect();
+            let mut seats = seats(&waiting);
             let (mut halted, mut arrived) = (false, vec![false; seats.len()]);
             for (who, what) in happens {
                 let decision = decide(all, halted, &seats);
@@ -191,7 +192,8 @@ mod tests {
                 prop_assert!(!halted || decision.begin.is_empty() && decision.open.is_empty());
                 for at in &decision.begin {
                     let tier = seats[*at].tier;
-                    prop_assert!(all || seats.iter().all(|seat| seat.tier >= tier || seat.status == MemberStatus::Passed));
+                    let is_clear = |seat: &GroupVm| seat.tier >= tier || seat.status == MemberStatus::Passed;
+                    prop_assert!(all || seats.iter().all(is_clear));
                 }
                 for at in &decision.open {
                     let tier = seats[*at].tier;

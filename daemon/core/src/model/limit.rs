@@ -167,11 +167,11 @@ pub mod rate {
             unit => UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?.1,
         };
         let digits: u64 = digits.parse().map_err(|_| wrong())?;
-        judge(digits.checked_mul(1 << shift).ok_or_else(wrong)?)
+        check(digits.checked_mul(1 << shift).ok_or_else(wrong)?)
     }
 
     /// Refuses a rate with which no request could finish.
-    pub fn judge(rate: u64) -> Result<NonZeroU64, String> {
+    pub fn check(rate: u64) -> Result<NonZeroU64, String> {
         match NonZeroU64::new(rate) {
             Some(good) if rate >= LEAST_RATE => Ok(good),
             Some(_) => Err(format!("a rate of {} is too low: use at least {}", text(rate), text(LEAST_RATE))),
@@ -197,7 +197,7 @@ pub mod rate {
         }
 
         let rate = match Form::deserialize(deserializer)? {
-            Form::Bytes(bytes) => judge(bytes),
+            Form::Bytes(bytes) => check(bytes),
             Form::Text(text) => parse(&text),
         };
         rate.map(Some).map_err(D::Error::custom)
@@ -211,7 +211,7 @@ pub mod requests {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
     /// Refuses zero.
-    pub fn judge(requests: u32) -> Result<NonZeroU32, String> {
+    pub fn check(requests: u32) -> Result<NonZeroU32, String> {
         NonZeroU32::new(requests).ok_or_else(|| {
             "no requests at all would stop everything: leave it out for no limit, or pause the migration"
                 .to_owned()
@@ -225,7 +225,7 @@ pub mod requests {
 
     /// Reads a number.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroU32>, D::Error> {
-        judge(u32::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+        check(u32::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
     }
 }
 

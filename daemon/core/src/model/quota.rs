@@ -22,7 +22,7 @@ pub struct ConfiguredQuotas {
 }
 
 /// The name of a host or a datastore in a [`QuotaScope`]: its name alone if it is the same for all sources.
-pub fn place_name(source: Option<&str>, name: &str) -> String {
+pub fn quota_endpoint_name(source: Option<&str>, name: &str) -> String {
     source.map_or_else(|| name.to_owned(), |source| format!("{source}:{name}"))
 }
 

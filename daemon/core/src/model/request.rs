@@ -92,7 +92,7 @@ pub enum RequestOutcome {
 }
 
 /// Judges `request` of a migration in `state`.
-pub fn judge(state: &State, request: &Request) -> RequestOutcome {
+pub fn check_request(state: &State, request: &Request) -> RequestOutcome {
     use Request as R;
     use RequestOutcome::{Accepted, NoChange};
     use State as S;

@@ -120,7 +120,8 @@ impl State {
         }
     }
 
-    /// Whether a cutover can be scheduled: none runs, none has ended well, and the migration is not cancelled.
+    /// Whether a cutover can be scheduled: none runs, none has ended well, and the migration is not
+    /// cancelled.
     pub fn is_before_cutover(&self) -> bool {
         match self {
             Self::Defined

@@ -12,7 +12,7 @@
 
 use super::{
     phase::{AfterRestart, Phase},
-    request::{Request, RequestOutcome, judge},
+    request::{Request, RequestOutcome, check_request},
     state::{ResumePoint, State},
 };
 
@@ -140,7 +140,7 @@ pub fn next(state: &State, event: &MigrationEvent) -> Result<State, IllegalStep>
 }
 
 fn requested(state: &State, request: &Request) -> Option<State> {
-    match judge(state, request) {
+    match check_request(state, request) {
         RequestOutcome::NoChange => return Some(state.clone()),
         RequestOutcome::Refused(_) => return None,
         RequestOutcome::Accepted => {}
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_cutover_is_undone_back_to_synced_before_no_return_only() {
+    fn failed_cutover_before_no_return_is_undone_to_synced() {
         for phase in Phase::ALL {
             let failure = failure(true);
             let state = next(&State::CuttingOver { phase }, &failure).unwrap();
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rollback_leads_to_rest_and_only_from_where_the_target_vm_was_started() {
+    fn rollback_only_after_target_start_ends_in_paused() {
         let request = MigrationEvent::Request(Request::Rollback);
         let failed = |from| State::Failed { reason: "x".to_owned(), resumable: true, from };
         let over = |phase| State::CuttingOver { phase };
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_overtaken_stands_still_until_a_person_decides() {
+    fn stale_state_waits_until_an_operator_decides() {
         let event = MigrationEvent::StaleState { reason: "x".to_owned() };
         let reason = String::new();
         for from in [
@@ -388,11 +388,12 @@ mod tests {
             for event in events {
                 let Ok(new) = next(&state, &event) else {
                     if let MigrationEvent::Request(request) = &event {
-                        prop_assert!(matches!(judge(&state, request), RequestOutcome::Refused(_)));
+                        prop_assert!(matches!(check_request(&state, request), RequestOutcome::Refused(_)));
                     }
                     continue;
                 };
-                let rolls_back = event == MigrationEvent::Request(Request::Rollback) && new == State::RollingBack;
+                let is_rollback = event == MigrationEvent::Request(Request::Rollback);
+                let rolls_back = is_rollback && new == State::RollingBack;
                 if rolls_back {
                     let decided = matches!(state, State::Failed { from: ResumePoint::StaleState, .. });
                     prop_assert!(

@@ -43,7 +43,7 @@ pub enum PassEvent {
     Measured,
     Ended {
         at: DateTime<Utc>,
-        outcome: PassOutcome,
+        outcome: PassResult,
     },
 }
 
@@ -93,7 +93,7 @@ pub struct DiskFigures {
 /// How a pass ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum PassOutcome {
+pub enum PassResult {
     /// The target equals the snapshot.
     Drained,
     /// Stopped on request.
@@ -131,7 +131,7 @@ pub enum CopySide {
     Target,
 }
 
-impl PassOutcome {
+impl PassResult {
     /// What the record of a pass says of its end; `None` if it was drained.
     pub fn error(&self) -> Option<String> {
         match self {

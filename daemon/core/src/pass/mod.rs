@@ -1,9 +1,9 @@
 //! A pass as messages: the order that goes to whatever moves the bytes, and the events that come back.
 //!
 //! Rule: a message is plain data. What is read from one is checked where it is read, so an impossible run of
-//! bytes or set of blocks never gets further than the decoder. The state commits a [`LedgerChange`] before the
-//! mover gets its acknowledgement, and a mover writes to a trusted block only after its claim was acknowledged:
-//! with that the ledger's rules hold on any host.
+//! bytes or set of blocks never gets further than the decoder. The state commits a [`LedgerChange`] before
+//! the mover gets its acknowledgement, and a mover writes to a trusted block only after its claim was
+//! acknowledged: with that the ledger's rules hold on any host.
 //!
 //! ```text
 //! daemon                                      mover (in this process, or on another host)
@@ -21,8 +21,8 @@ mod tests;
 pub use self::{
     event::{
         BlockChange, CopySide, DiskAudit, DiskFigures, LedgerChange, PassEvent, PassFailureCause, PassFault,
-        PassOutcome,
+        PassResult,
     },
     observer::{LiveFigures, Observers, PassLedger, PassObserver, TransferObserver, Unobserved},
-    order::{AuditOrder, DiskOrder, PassName, PassOrder, RateCeiling},
+    order::{AuditOrder, DiskOrder, PassLabels, PassOrder, RateCeiling},
 };

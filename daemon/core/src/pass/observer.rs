@@ -16,7 +16,7 @@ use warmd_cbt::{
 
 use super::{
     event::{DiskFigures, LedgerChange, PassEvent},
-    order::PassName,
+    order::PassLabels,
 };
 use crate::model::id::{DiskKey, MigrationId};
 
@@ -44,7 +44,7 @@ pub trait LiveFigures: Send + Sync {
 /// Observes all passes and audits of the daemon.
 pub trait TransferObserver: Send + Sync + Debug {
     /// A pass begins, before its snapshot is taken.
-    fn begin_pass(&self, name: PassName, started: DateTime<Utc>) -> Box<dyn PassObserver>;
+    fn begin_pass(&self, name: PassLabels, started: DateTime<Utc>) -> Box<dyn PassObserver>;
 
     /// So many bytes of a disk were compared with the manifest, and so many of them had changed without the
     /// source having reported it.
@@ -127,7 +127,7 @@ impl PassObserver for Unobserved {
 }
 
 impl TransferObserver for Unobserved {
-    fn begin_pass(&self, _name: PassName, _started: DateTime<Utc>) -> Box<dyn PassObserver> {
+    fn begin_pass(&self, _name: PassLabels, _started: DateTime<Utc>) -> Box<dyn PassObserver> {
         Box::new(Self)
     }
 

@@ -18,7 +18,7 @@ use crate::model::{
 
 /// Which pass it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PassName {
+pub struct PassLabels {
     pub migration: MigrationId,
     pub plan: String,
     pub vm: String,
@@ -28,7 +28,7 @@ pub struct PassName {
 /// A pass over a migration's disks. Their ledgers were advanced to the snapshot, durably, before it is given.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PassOrder {
-    pub pass: PassName,
+    pub pass: PassLabels,
     /// Counted from 1 within the migration.
     pub number: u32,
     /// The attachment of the mover that the order is for. The state refuses changes of an older one.
@@ -63,8 +63,8 @@ pub struct DiskOrder {
     pub location: String,
     /// Bytes of disk that are pending now.
     pub pending: u64,
-    /// The pending blocks, and the trusted ones among them. `None` where the ledger itself is at hand, as it is
-    /// in the daemon. At most 4 KiB for each GiB of disk.
+    /// The pending blocks, and the trusted ones among them. `None` where the ledger itself is at hand, as it
+    /// is in the daemon. At most 4 KiB for each GiB of disk.
     pub blocks: Option<Vec<ChunkRow>>,
     /// The audit of change tracking before anything is copied.
     pub audit: Option<AuditOrder>,

@@ -126,7 +126,7 @@ prop_compose! {
         rates in vec(any::<(String, NonZeroU64)>(), 0..3),
         disks in vec(disk_order(), 0..3),
     ) -> PassOrder {
-        let pass = PassName { migration: MigrationId(Uuid::from_u128(id)), plan, vm, kind };
+        let pass = PassLabels { migration: MigrationId(Uuid::from_u128(id)), plan, vm, kind };
         let ceiling = |(scope, bytes_per_second)| RateCeiling { scope, bytes_per_second };
         let ceilings = rates.into_iter().map(ceiling).collect();
         PassOrder { pass, number, generation, started, settings, ceilings, disks }
@@ -175,7 +175,7 @@ fn figures() -> impl Strategy<Value = PassEvent> {
     })
 }
 
-fn outcome() -> impl Strategy<Value = PassOutcome> {
+fn outcome() -> impl Strategy<Value = PassResult> {
     let disk = (
         select(vec![CopySide::Source, CopySide::Target]),
         select(vec![
@@ -202,9 +202,9 @@ fn outcome() -> impl Strategy<Value = PassOutcome> {
         Just(PassFailureCause::Other),
     ];
     prop_oneof![
-        Just(PassOutcome::Drained),
-        Just(PassOutcome::Stopped),
-        (cause, any::<String>()).prop_map(|(cause, text)| PassOutcome::Failed(PassFault { cause, text })),
+        Just(PassResult::Drained),
+        Just(PassResult::Stopped),
+        (cause, any::<String>()).prop_map(|(cause, text)| PassResult::Failed(PassFault { cause, text })),
     ]
 }
 

@@ -205,7 +205,7 @@ pub trait Snapshot: Send + Sync {
 
     /// Why the source ended the snapshot before its release, if it did: readers then only see that it no
     /// longer exists.
-    fn given_up(&self) -> Option<SourceError> {
+    fn ended_early(&self) -> Option<SourceError> {
         None
     }
 
@@ -242,7 +242,7 @@ impl std::fmt::Display for HowStopped {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::WasOff => "it was off already",
-            Self::Gracefully => "the guest shut down by itself",
+            Self::Gracefully => "the guest shut down",
             Self::Forced => "the power was cut",
         })
     }
@@ -271,7 +271,7 @@ pub enum SourceErrorKind {
 /// The cause of a failure: the VM runs on another host of the source. With what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-pub struct Elsewhere(pub String);
+pub struct VmOnAnotherHost(pub String);
 
 /// A source's failure: kind, operation and object, what to do, and the cause.
 #[derive(Debug, thiserror::Error)]
@@ -296,6 +296,6 @@ impl SourceError {
     /// Whether the failure is that the VM is off here and runs on another host of the source: a check whether
     /// the VM runs counts that as running.
     pub fn runs_elsewhere(&self) -> bool {
-        self.cause.is::<Elsewhere>()
+        self.cause.is::<VmOnAnotherHost>()
     }
 }

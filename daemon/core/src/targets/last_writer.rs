@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_says_nothing_is_somebody_unknown() {
+    fn empty_note_is_an_unknown_writer() {
         for text in
             ["", "x", "-1", "1 x", "1 2 3", "target VM", "target VM since ", "target VM since x, handed over"]
         {

@@ -1,4 +1,4 @@
-//! One request on its way from the disk to a connection, and back if the connection breaks.
+//! One request, queued by the disk for a connection, and queued again if the connection breaks.
 
 use std::{ops::Range, sync::Arc};
 

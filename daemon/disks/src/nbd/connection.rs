@@ -18,7 +18,6 @@ use tracing::Instrument as _;
 use warmd_cbt::buffer::Buffer;
 
 use super::{
-    astray::Astray,
     call::{Call, CallReply, Data, Failed},
     coverage::Coverage,
     dial::SocketReader,
@@ -27,6 +26,7 @@ use super::{
     error::{NbdCause, NbdError},
     handshake::Export,
     in_flight::{Afterwards, Entry, InFlight},
+    late_changes::LateChanges,
     output::Output,
     payload::Payload,
     receive::Receiver,
@@ -52,9 +52,9 @@ impl NbdConnection {
         in_flight: usize,
         timeout: Duration,
         durability: &Arc<Durability>,
-        astray: &Arc<Astray>,
+        late_changes: &Arc<LateChanges>,
     ) -> Self {
-        let table = Arc::new(InFlight::new(timeout, Arc::clone(durability), Arc::clone(astray)));
+        let table = Arc::new(InFlight::new(timeout, Arc::clone(durability), Arc::clone(late_changes)));
         let permits = Arc::new(Semaphore::new(in_flight.max(1)));
         let (queue, outgoing) = mpsc::channel(in_flight.max(1));
         let contexts = export.contexts.iter().map(|(id, _)| *id).collect();
@@ -86,7 +86,7 @@ impl NbdConnection {
     /// Makes one request and waits for its answer, however long others before it take.
     pub(super) async fn call(&self, call: Call) -> Result<CallReply, Failed> {
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-            let error = NbdError::of(NbdCause::GivenUp("it has ended")).at(call.at());
+            let error = NbdError::of(NbdCause::Closed("it has ended")).at(call.at());
             return Err(Failed { error, call: Some(call) });
         };
         let (at, expect) = (call.at(), call.expect());
@@ -110,7 +110,7 @@ impl NbdConnection {
         let (error, buffer) = match outcome.await {
             Ok(Ok(answer)) => return Ok(answer),
             Ok(Err(failed)) => failed,
-            Err(_) => (NbdError::of(NbdCause::GivenUp("its task died")).at(at), None),
+            Err(_) => (NbdError::of(NbdCause::Closed("its task died")).at(at), None),
         };
         let data = match (place, source) {
             (Some(place), _) => buffer.map(|buffer| Data::Into(buffer, place)),
@@ -175,7 +175,7 @@ async fn watch(table: &InFlight, timeout: Duration) -> NbdError {
     loop {
         match table.next_deadline() {
             Some(deadline) if deadline <= Instant::now() => {
-                return NbdError::of(NbdCause::GivenUp("another request on it was not answered in time"));
+                return NbdError::of(NbdCause::Closed("another request on it was not answered in time"));
             }
             Some(deadline) => tokio::time::sleep_until(deadline).await,
             // Whatever is registered from now on is due later than this.
@@ -201,7 +201,7 @@ impl Ending {
 
     fn closed(&self) -> Option<Afterwards> {
         self.permits.close();
-        self.table.close(&NbdError::of(NbdCause::GivenUp("it was closed")))
+        self.table.close(&NbdError::of(NbdCause::Closed("it was closed")))
     }
 }
 
@@ -209,7 +209,7 @@ impl Drop for Ending {
     /// Without effect after `broken` or `closed`; only if the task died, a loss is reported once too often.
     fn drop(&mut self) {
         if !self.permits.is_closed() {
-            self.broken(&NbdError::of(NbdCause::GivenUp("its task died")));
+            self.broken(&NbdError::of(NbdCause::Closed("its task died")));
         }
     }
 }

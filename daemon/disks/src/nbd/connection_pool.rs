@@ -17,13 +17,13 @@ use tokio::time::Instant;
 use tracing::Instrument as _;
 
 use super::{
-    astray::Astray,
     call::{Call, CallReply, Failed},
     connection::NbdConnection,
     dial,
     durability::Durability,
     error::{NbdCause, NbdError},
     handshake::Export,
+    late_changes::LateChanges,
     options::NbdOptions,
     wire::{ExportFlags, NbdCommand},
 };
@@ -45,7 +45,7 @@ pub(super) struct ConnectionPool {
     places: Vec<Mutex<Option<Arc<NbdConnection>>>>,
     next: AtomicUsize,
     durability: Arc<Durability>,
-    astray: Arc<Astray>,
+    late_changes: Arc<LateChanges>,
     /// Taken by the request that tries to reach a lost server.
     gate: tokio::sync::Mutex<Backoff>,
 }
@@ -60,10 +60,10 @@ struct Backoff {
 impl ConnectionPool {
     /// Opens the first connection, and more if the server allows.
     pub(super) async fn open(options: NbdOptions) -> Result<Self, NbdError> {
-        let astray = Astray::of(&options);
+        let late_changes = LateChanges::of(&options);
         if options.writable {
             // Before the server is asked for a connection: it may allow only one, and that one is in use.
-            astray.settled(options.request_timeout).await?;
+            late_changes.settled(options.request_timeout).await?;
         }
         let first = dial::open(&options).await?;
         let export = first.2.clone();
@@ -71,13 +71,18 @@ impl ConnectionPool {
             return Err(NbdError::of(NbdCause::ReadOnly));
         }
         if options.writable {
-            astray.begin(export.size, options.unknown_past);
-            astray.settled(options.request_timeout).await?;
+            late_changes.begin(export.size, options.unknown_past);
+            late_changes.settled(options.request_timeout).await?;
         }
         let durability = Arc::new(Durability::default());
         let start = |parts| {
-            let connection =
-                NbdConnection::start(parts, options.in_flight, options.request_timeout, &durability, &astray);
+            let connection = NbdConnection::start(
+                parts,
+                options.in_flight,
+                options.request_timeout,
+                &durability,
+                &late_changes,
+            );
             Mutex::new(Some(Arc::new(connection)))
         };
         let mut places = vec![start(first)];
@@ -100,7 +105,7 @@ impl ConnectionPool {
             places,
             next: AtomicUsize::new(0),
             durability,
-            astray,
+            late_changes,
             gate: tokio::sync::Mutex::default(),
         })
     }
@@ -118,8 +123,8 @@ impl ConnectionPool {
     }
 
     /// Changes that earlier connections to the export may still make.
-    pub(super) fn astray(&self) -> &Astray {
-        &self.astray
+    pub(super) fn late_changes(&self) -> &LateChanges {
+        &self.late_changes
     }
 
     /// Connections that were opened.
@@ -134,7 +139,7 @@ impl ConnectionPool {
         call: Call,
     ) -> Result<(CallReply, Arc<NbdConnection>), NbdError> {
         let (at, mut call) = (call.at(), call);
-        let mut patience = Patience::new(self.options.reconnect_for);
+        let mut patience = RetryDeadline::new(self.options.reconnect_for);
         loop {
             let connection = self.connection(&mut patience).await.map_err(|error| error.at(at))?;
             match connection.call(call).await {
@@ -160,13 +165,16 @@ impl ConnectionPool {
         }
     }
 
-    async fn connection(self: &Arc<Self>, patience: &mut Patience) -> Result<Arc<NbdConnection>, NbdError> {
+    async fn connection(
+        self: &Arc<Self>,
+        patience: &mut RetryDeadline,
+    ) -> Result<Arc<NbdConnection>, NbdError> {
         if let Some(open) = self.roomiest() {
             self.reconnect();
             return Ok(open);
         }
         if self.options.reconnect_for.is_zero() {
-            return Err(NbdError::of(NbdCause::GivenUp("it has ended, and reconnecting is off")));
+            return Err(NbdError::of(NbdCause::Closed("it has ended, and reconnecting is off")));
         }
         let mut backoff = patience.wait_for(self.gate.lock()).await?;
         loop {
@@ -209,7 +217,8 @@ impl ConnectionPool {
         let parts = dial::open(options).await?;
         same(&self.export, &parts.2)?;
         let (in_flight, timeout) = (self.options.in_flight, self.options.request_timeout);
-        let connection = NbdConnection::start(parts, in_flight, timeout, &self.durability, &self.astray);
+        let connection =
+            NbdConnection::start(parts, in_flight, timeout, &self.durability, &self.late_changes);
         let connection = Arc::new(connection);
         let mut place = self.places[lane].lock().unwrap_or_else(PoisonError::into_inner);
         *place = Some(Arc::clone(&connection));
@@ -243,14 +252,14 @@ impl ConnectionPool {
 
 /// How long one request is retried after the first lost connection.
 #[derive(Debug)]
-struct Patience {
+struct RetryDeadline {
     total: Duration,
     until: Option<Instant>,
     /// Connections that this request has lost.
     spent: u32,
 }
 
-impl Patience {
+impl RetryDeadline {
     fn new(total: Duration) -> Self {
         Self { total, until: None, spent: 0 }
     }

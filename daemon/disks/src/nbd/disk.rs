@@ -22,12 +22,12 @@ use warmd_cbt::{
 };
 
 use super::{
-    astray::Astray,
     call::{Call, CallReply, ContextRuns, Data},
     connection::reclaim,
     connection_pool::ConnectionPool,
     durability::LostWrites,
     error::{NbdCause, NbdError, RequestAt},
+    late_changes::LateChanges,
     options::NbdOptions,
     payload::Payload,
     pieces::{self, ReadPiece},
@@ -72,7 +72,7 @@ impl NbdDisk {
     pub async fn open(options: NbdOptions) -> Result<Self, NbdError> {
         let writable = options.writable;
         let lanes = ConnectionPool::open(options).await?;
-        let suspects = if writable { lanes.astray().suspects() } else { Vec::new() };
+        let suspects = if writable { lanes.late_changes().suspects() } else { Vec::new() };
         let recheck = Arc::new(Recheck::new(suspects));
         Ok(Self { lanes: Arc::new(lanes), refused_zeroing: Arc::default(), recheck })
     }
@@ -80,7 +80,7 @@ impl NbdDisk {
     /// Records that no earlier process has written to the export that `options` name, before it is opened for
     /// writing.
     pub fn has_no_past(options: &NbdOptions) {
-        Astray::of(options).begin(0, false);
+        LateChanges::of(options).begin(0, false);
     }
 
     /// Waits until no change that this process sent to the export, by abandoned connections, can still be
@@ -89,7 +89,7 @@ impl NbdDisk {
     /// # Errors
     /// [`NbdCause::Timeout`], if the server still owes an answer after `options.request_timeout`.
     pub async fn settled(options: &NbdOptions) -> Result<(), NbdError> {
-        Astray::of(options).settled(options.request_timeout).await
+        LateChanges::of(options).settled(options.request_timeout).await
     }
 
     /// Says goodbye to the server and waits until that is sent. Requests in flight of other clones fail, or
@@ -297,7 +297,7 @@ impl NbdDisk {
         match self.call(call).await? {
             CallReply::Data(buffer) => Ok(buffer),
             CallReply::Done | CallReply::Status(_) => {
-                Err(NbdError::of(NbdCause::GivenUp("a read lost its buffer")).at(at))
+                Err(NbdError::of(NbdCause::Closed("a read lost its buffer")).at(at))
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, io, time::Duration};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt};
 
 use super::{
-    astray::Debt,
+    late_changes::OwedAnswers,
     reply::{self, Expect, HEAD_LEN, Head},
 };
 
@@ -31,16 +31,16 @@ pub(super) struct Unanswered {
 pub(super) async fn drain<R: AsyncBufRead + Unpin>(
     mut input: R,
     open: BTreeMap<u64, Unanswered>,
-    debt: Debt,
+    debt: OwedAnswers,
 ) {
     let left = open.values().filter(|request| request.owed.is_some()).count();
     tracing::warn!(
         left,
-        "an NBD connection is given up; the server is heard out on the changes that it was sent"
+        "an NBD connection is abandoned; warmd waits for the server's answers to the changes that it was sent"
     );
     match tokio::time::timeout(LIMIT, hear(&mut input, open, &debt)).await {
         Ok(Ok(())) => {
-            tracing::info!("the server has answered the changes of the NBD connection that was given up");
+            tracing::info!("the server has answered the changes of the abandoned NBD connection");
         }
         Ok(Err(error)) => {
             tracing::warn!(%error, "an NBD connection ended before the server answered all changes");
@@ -54,7 +54,7 @@ pub(super) async fn drain<R: AsyncBufRead + Unpin>(
 async fn hear<R: AsyncRead + Unpin>(
     input: &mut R,
     mut open: BTreeMap<u64, Unanswered>,
-    debt: &Debt,
+    debt: &OwedAnswers,
 ) -> io::Result<()> {
     while open.values().any(|request| request.owed.is_some() && request.is_due) {
         let mut bytes = [0; HEAD_LEN];
@@ -92,19 +92,19 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::nbd::astray::Astray;
+    use crate::nbd::late_changes::LateChanges;
 
     const WRITE: u64 = 1;
     const READ: u64 = 2;
 
     /// The suspect ranges after these bytes from a server, and its end, for a write of 512 bytes and a read.
     async fn left(said: &[u8]) -> usize {
-        let astray = Arc::new(Astray::default());
-        let debt = astray.owe([(4096, 512)].into_iter());
+        let late_changes = Arc::new(LateChanges::default());
+        let debt = late_changes.owe([(4096, 512)].into_iter());
         let request = |expect, owed| Unanswered { expect, length: 8, owed, is_due: true };
         let open = [(WRITE, request(Expect::Nothing, Some(0))), (READ, request(Expect::Data, None))];
         drain(said, BTreeMap::from(open), debt).await;
-        astray.suspects().len()
+        late_changes.suspects().len()
     }
 
     fn simple(errno: u32, cookie: u64, data: &[u8]) -> Vec<u8> {

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_flush_reports_what_came_before_it_but_not_what_came_after() {
+    fn failed_flush_reports_earlier_writes_but_not_later_ones() {
         let durability = Durability::default();
         durability.written();
         let mark = durability.begin_flush().unwrap();

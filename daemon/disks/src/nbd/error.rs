@@ -43,12 +43,12 @@ pub enum NbdCause {
     Connection { doing: &'static str, error: Arc<io::Error> },
     /// The connection had to be abandoned for another request's sake.
     #[error("the connection was closed: {0}")]
-    GivenUp(&'static str),
+    Closed(&'static str),
     /// No answer in time.
     #[error("no answer within {after:?} while {waiting}")]
     Timeout { waiting: &'static str, after: Duration },
     /// The server answered with an error number.
-    #[error("the server answers {errno}{}", told(.message))]
+    #[error("the server answers {errno}{}", server_message(.message))]
     Server { errno: Errno, message: String },
     /// The server broke the protocol; no data of this connection can be trusted any more.
     #[error("the server broke the NBD protocol: {0}")]
@@ -57,7 +57,7 @@ pub enum NbdCause {
     #[error("the export changed while the connection was down: {0}")]
     Changed(String),
     /// The server refused in the handshake.
-    #[error("the server refuses {what}: {}{}", refusal(*.code), told(.message))]
+    #[error("the server refuses {what}: {}{}", refusal(*.code), server_message(.message))]
     Refused {
         what: String,
         /// The type of its reply.
@@ -69,7 +69,7 @@ pub enum NbdCause {
     WritesLost,
     /// Writes that a flush covers were overwritten.
     #[error(
-        "an older write, whose connection was given up before the server had answered it, landed over what was written: it \
+        "an older write, whose connection was abandoned before the server had answered it, landed over what was written: it \
          is written again"
     )]
     Overwritten,
@@ -113,7 +113,7 @@ impl NbdError {
     pub fn kind(&self) -> ErrorKind {
         match &self.cause {
             NbdCause::Connection { .. }
-            | NbdCause::GivenUp(_)
+            | NbdCause::Closed(_)
             | NbdCause::WritesLost
             | NbdCause::Overwritten => ErrorKind::Connection,
             NbdCause::Timeout { .. } => ErrorKind::Timeout,
@@ -138,7 +138,7 @@ impl NbdError {
 
     /// Whether the same request may succeed over another connection.
     pub(super) fn lost_connection(&self) -> bool {
-        matches!(self.cause, NbdCause::Connection { .. } | NbdCause::GivenUp(_))
+        matches!(self.cause, NbdCause::Connection { .. } | NbdCause::Closed(_))
             || self.errno() == Some(Errno::ESHUTDOWN)
     }
 
@@ -170,7 +170,7 @@ fn at(request: Option<RequestAt>) -> String {
         .unwrap_or_default()
 }
 
-fn told(message: &str) -> String {
+fn server_message(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(" (\"{message}\")") }
 }
 

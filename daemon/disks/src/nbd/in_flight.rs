@@ -18,13 +18,13 @@ use tokio::{
 use warmd_cbt::buffer::Buffer;
 
 use super::{
-    astray::{Astray, Debt},
     call::{CallReply, ContextRuns},
     coverage::Coverage,
     drain::Unanswered,
     durability::Durability,
     errno::Errno,
     error::{NbdCause, NbdError, RequestAt},
+    late_changes::{LateChanges, OwedAnswers},
     reply::{Expect, Violation},
 };
 
@@ -54,12 +54,12 @@ pub(super) struct InFlight {
     timeout: Duration,
     durability: Arc<Durability>,
     /// The export's changes beyond the connection.
-    astray: Arc<Astray>,
+    late_changes: Arc<LateChanges>,
 }
 
 /// Changes that a server may still make for an ended connection: the requests by their cookies, and the
 /// changes.
-pub(super) type Afterwards = (BTreeMap<u64, Unanswered>, Debt);
+pub(super) type Afterwards = (BTreeMap<u64, Unanswered>, OwedAnswers);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -76,12 +76,12 @@ struct Slot {
     deadline: Instant,
     /// Whether it was sent completely, its data included.
     sent: bool,
-    out: Out,
+    out: SendState,
 }
 
-/// How far a request has got on its way to the server.
+/// How far the sending of a request to the server has got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Out {
+enum SendState {
     Queued,
     /// A part of it may have been sent.
     Going,
@@ -98,8 +98,12 @@ enum State {
 
 impl InFlight {
     /// An empty table, whose requests must be answered within `timeout`.
-    pub(super) fn new(timeout: Duration, durability: Arc<Durability>, astray: Arc<Astray>) -> Self {
-        Self { inner: Mutex::default(), timeout, durability, astray }
+    pub(super) fn new(
+        timeout: Duration,
+        durability: Arc<Durability>,
+        late_changes: Arc<LateChanges>,
+    ) -> Self {
+        Self { inner: Mutex::default(), timeout, durability, late_changes }
     }
 
     /// Adds a request and returns its cookie; if the connection has ended, fails it instead. One that carries
@@ -116,13 +120,13 @@ impl InFlight {
         let state = State::Waiting(Box::new(entry));
         let free = inner.slots.iter().position(|slot| matches!(slot.state, State::Free));
         let index = free.unwrap_or_else(|| {
-            let (state, out) = (State::Free, Out::Queued);
+            let (state, out) = (State::Free, SendState::Queued);
             inner.slots.push(Slot { generation: 0, state, deadline, sent: false, out });
             inner.slots.len() - 1
         });
         let slot = &mut inner.slots[index];
         let generation = slot.generation.wrapping_add(1);
-        *slot = Slot { generation, state, deadline, sent: !carries_data, out: Out::Queued };
+        *slot = Slot { generation, state, deadline, sent: !carries_data, out: SendState::Queued };
         Some(slot.cookie(index))
     }
 
@@ -131,7 +135,7 @@ impl InFlight {
         let mut inner = self.inner();
         for cookie in cookies {
             if let Some(slot) = slot_of(&mut inner.slots, *cookie) {
-                slot.out = Out::Going;
+                slot.out = SendState::Going;
             }
         }
     }
@@ -141,7 +145,7 @@ impl InFlight {
         let mut inner = self.inner();
         for cookie in cookies {
             if let Some(slot) = slot_of(&mut inner.slots, *cookie) {
-                (slot.sent, slot.out) = (true, Out::Gone);
+                (slot.sent, slot.out) = (true, SendState::Gone);
             }
         }
     }
@@ -223,7 +227,7 @@ impl InFlight {
         let (mut open, mut changes) = (BTreeMap::new(), Vec::new());
         for (index, slot) in slots.iter().enumerate() {
             let State::Waiting(entry) = &slot.state else { continue };
-            if slot.out == Out::Queued {
+            if slot.out == SendState::Queued {
                 continue;
             }
             // Of a request whose data is not all sent the server never gets the rest.
@@ -231,10 +235,10 @@ impl InFlight {
                 changes.push((entry.at.offset, entry.at.length));
                 changes.len() - 1
             });
-            let (expect, length, is_due) = (entry.expect, entry.at.length, slot.out == Out::Gone);
+            let (expect, length, is_due) = (entry.expect, entry.at.length, slot.out == SendState::Gone);
             open.insert(slot.cookie(index), Unanswered { expect, length, owed, is_due });
         }
-        (!changes.is_empty()).then(|| (open, self.astray.owe(changes.into_iter())))
+        (!changes.is_empty()).then(|| (open, self.late_changes.owe(changes.into_iter())))
     }
 
     fn timed_out(&self) -> NbdError {

@@ -11,11 +11,10 @@
 //! ```
 //!
 //! A connection that is abandoned with changes in flight is read until its answers are complete (`drain`);
-//! changes that it may still make are recorded (`astray`) until they are settled, and read back where they
-//! are not (`recheck`).
+//! changes that it may still make are recorded (`late_changes`) until they are settled, and read back where
+//! they are not (`recheck`).
 
 mod address;
-mod astray;
 mod block_device;
 mod call;
 mod connection;
@@ -30,6 +29,7 @@ mod error;
 pub mod fuzz;
 mod handshake;
 mod in_flight;
+mod late_changes;
 mod option_reply;
 mod options;
 mod output;

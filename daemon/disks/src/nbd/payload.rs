@@ -97,7 +97,7 @@ fn part(buffer: &mut Buffer) {
     } else {
         // Parting was tested before the first lending. A leak is better than a disk with wrong bytes.
         tracing::error!(
-            "memory cannot be parted from a lost connection's: {} bytes are given up",
+            "memory cannot be parted from a lost connection's: {} bytes are abandoned",
             bytes.len()
         );
         buffer.move_away();

@@ -89,7 +89,8 @@ mod tests {
     proptest! {
         #[test]
         fn pieces_cover_the_read_and_keep_to_the_limits(
-            shift in 0u32..17, factor in 1u32..9, size in 1u64..2_000_000, a in 0u64..2_000_000, b in 0u64..2_000_000,
+            shift in 0u32..17, factor in 1u32..9, size in 1u64..2_000_000,
+            a in 0u64..2_000_000, b in 0u64..2_000_000,
         ) {
             let minimum = 1 << shift;
             let blocks = BlockSizes { minimum, preferred: minimum, maximum: minimum * factor };

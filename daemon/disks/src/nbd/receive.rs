@@ -12,7 +12,7 @@ use super::{
     errno::Errno,
     error::{NbdCause, NbdError},
     in_flight::{Entry, InFlight},
-    reply::{self, Body, Expect, HEAD_LEN, Head, Violation},
+    reply::{self, ChunkContent, Expect, HEAD_LEN, Head, Violation},
 };
 
 /// Enough for many short replies at once; larger reads go past it into their buffer.
@@ -104,11 +104,11 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         let entry = self.take(cookie)?;
         let asked = u32::try_from(entry.at.length).unwrap_or(u32::MAX);
         match reply::body(done, kind, length, entry.expect, asked).map_err(NbdError::of)? {
-            Body::Nothing => {}
-            Body::Data { length } => self.data(length).await?,
-            Body::Hole => self.hole().await?,
-            Body::Status { descriptors } => self.status(descriptors).await?,
-            Body::Error { length } => self.error(length).await?,
+            ChunkContent::Nothing => {}
+            ChunkContent::Data { length } => self.data(length).await?,
+            ChunkContent::Hole => self.hole().await?,
+            ChunkContent::Status { descriptors } => self.status(descriptors).await?,
+            ChunkContent::Error { length } => self.error(length).await?,
         }
         if !done {
             self.abandon();

@@ -17,9 +17,9 @@ use warmd_cbt::{
 };
 
 use super::{
-    astray::SUSPECT,
     disk::NbdDisk,
     error::{NbdCause, NbdError, RequestAt},
+    late_changes::SUSPECT,
     wire::NbdCommand,
 };
 

@@ -118,7 +118,7 @@ pub(super) enum Expect {
 
 /// The content after a chunk's header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Body {
+pub(super) enum ChunkContent {
     Nothing,
     /// Eight bytes of offset, then this many of data.
     Data {
@@ -143,21 +143,21 @@ pub(super) fn body(
     length: u32,
     expect: Expect,
     asked: u32,
-) -> Result<Body, Violation> {
+) -> Result<ChunkContent, Violation> {
     let wrong_length = Violation::ChunkLength { kind, length };
     match (kind, expect) {
         (chunk::NONE, _) if length != 0 => Err(wrong_length),
         (chunk::NONE, _) if !done => Err(Violation::EmptyChunk),
-        (chunk::NONE, _) => Ok(Body::Nothing),
+        (chunk::NONE, _) => Ok(ChunkContent::Nothing),
         (chunk::OFFSET_DATA, Expect::Data) => match length.checked_sub(8) {
-            Some(data @ 1..) if data <= asked => Ok(Body::Data { length: data }),
+            Some(data @ 1..) if data <= asked => Ok(ChunkContent::Data { length: data }),
             _ => Err(wrong_length),
         },
-        (chunk::OFFSET_HOLE, Expect::Data) if length == 12 => Ok(Body::Hole),
+        (chunk::OFFSET_HOLE, Expect::Data) if length == 12 => Ok(ChunkContent::Hole),
         (chunk::OFFSET_HOLE, Expect::Data) => Err(wrong_length),
         (chunk::BLOCK_STATUS, Expect::Status) => match length.checked_sub(4) {
             Some(bytes @ 8..) if bytes % 8 == 0 && bytes / 8 <= asked.min(MAX_DESCRIPTORS) => {
-                Ok(Body::Status { descriptors: bytes / 8 })
+                Ok(ChunkContent::Status { descriptors: bytes / 8 })
             }
             _ => Err(wrong_length),
         },
@@ -167,7 +167,7 @@ pub(super) fn body(
         (error, _) if error & chunk::ERROR_BIT != 0 => {
             // An offset may follow the message; unknown kinds of errors begin like the known ones.
             let most = 6 + MAX_STRING as u32 + 8;
-            if (6..=most).contains(&length) { Ok(Body::Error { length }) } else { Err(wrong_length) }
+            if (6..=most).contains(&length) { Ok(ChunkContent::Error { length }) } else { Err(wrong_length) }
         }
         (other, _) => Err(Violation::ChunkType(other)),
     }
@@ -200,12 +200,12 @@ mod tests {
     #[test]
     fn chunks_longer_than_what_was_asked_are_refused_unread() {
         let data = |length| body(true, chunk::OFFSET_DATA, length, Expect::Data, 512);
-        assert_eq!(data(8 + 512), Ok(Body::Data { length: 512 }));
+        assert_eq!(data(8 + 512), Ok(ChunkContent::Data { length: 512 }));
         for length in [0, 8, 8 + 513, u32::MAX] {
             assert_eq!(data(length), Err(Violation::ChunkLength { kind: chunk::OFFSET_DATA, length }));
         }
         let status = |length, asked| body(true, chunk::BLOCK_STATUS, length, Expect::Status, asked);
-        assert_eq!(status(4 + 16, 512), Ok(Body::Status { descriptors: 2 }));
+        assert_eq!(status(4 + 16, 512), Ok(ChunkContent::Status { descriptors: 2 }));
         for (length, asked) in [(4, 512), (4 + 12, 512), (4 + 16, 1), (u32::MAX - 3, u32::MAX)] {
             assert!(status(length, asked).is_err(), "status of {length} bytes for {asked}");
         }

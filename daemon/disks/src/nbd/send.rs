@@ -12,7 +12,7 @@ use super::{
     wire::{self, NbdCommand, REQUEST_LEN},
 };
 
-/// A request on its way out.
+/// A request that is to be sent.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub(super) cookie: u64,

@@ -31,7 +31,7 @@ use super::{
     in_use,
     own::Own,
     syscalls::Calls,
-    users::{Kin, Uses},
+    users::{RelatedDevices, Uses},
     zeroes,
 };
 
@@ -88,7 +88,7 @@ impl Volume {
                 return failed("opening", error);
             }
             let by = || {
-                let user = Kin::of(identity).user(Uses::Writing);
+                let user = RelatedDevices::of(identity).user(Uses::Writing);
                 user.unwrap_or_else(|| "the device is mounted, or part of another device".to_owned())
             };
             // A device that this process has open refuses it too.
@@ -105,7 +105,7 @@ impl Volume {
             return Err(VolumeError::WrongSize { path: path.to_owned(), is, wanted: size });
         }
         // After the lock: the lock refuses a later opening by warmd itself.
-        if let Some(by) = Kin::of(identity).user(Uses::Writing) {
+        if let Some(by) = RelatedDevices::of(identity).user(Uses::Writing) {
             return Err(VolumeError::InUse { path: path.to_owned(), by, ours: false });
         }
         let direct = if direct { open_with(path, OFlags::DIRECT).ok() } else { None };
@@ -156,7 +156,7 @@ impl Volume {
     pub(super) fn break_off(&self, kind: ErrorKind, why: String) {
         if self.broken.set(Broken { kind, why }).is_ok() {
             tracing::warn!(volume = %self.path.display(), why = %self.broken().map_or("", |broken| &broken.why),
-                "volume is not trusted any more until it is opened anew");
+                "volume is not trusted until it is opened again");
         }
     }
 
@@ -182,7 +182,7 @@ impl Volume {
         let mut done = 0;
         while done < into.len() {
             let here = at.0 + done as u64;
-            let Way { file, len, direct } = self.way(&into[done..], here);
+            let NextWrite { file, len, direct } = self.way(&into[done..], here);
             match self.calls.pread(file.as_fd(), &mut into[done..done + len], here) {
                 Ok(0) => return Err(io::Error::other(format!("the volume ends at {here}, it shrank"))),
                 Ok(read) => done += read,
@@ -201,7 +201,7 @@ impl Volume {
         let mut done = 0;
         while done < data.len() {
             let here = at.0 + done as u64;
-            let Way { file, len, direct } = self.way(&data[done..], here);
+            let NextWrite { file, len, direct } = self.way(&data[done..], here);
             match self.calls.pwrite(file.as_fd(), &data[done..done + len], here) {
                 Ok(0) => {
                     return Err(io::Error::new(
@@ -285,20 +285,20 @@ impl Volume {
     }
 
     /// The file of the two that takes the next bytes of `data`.
-    fn way(&self, data: &[u8], at: u64) -> Way<'_> {
+    fn way(&self, data: &[u8], at: u64) -> NextWrite<'_> {
         let aligned =
             at.is_multiple_of(ALIGNMENT as u64) && (data.as_ptr() as usize).is_multiple_of(ALIGNMENT);
         match &self.direct {
             Some(file) if aligned && data.len() >= ALIGNMENT && self.direct_works.load(Ordering::Relaxed) => {
-                Way { file, len: data.len() / ALIGNMENT * ALIGNMENT, direct: true }
+                NextWrite { file, len: data.len() / ALIGNMENT * ALIGNMENT, direct: true }
             }
-            _ => Way { file: &self.cached, len: data.len(), direct: false },
+            _ => NextWrite { file: &self.cached, len: data.len(), direct: false },
         }
     }
 }
 
 /// The next write: its file, and its length.
-struct Way<'a> {
+struct NextWrite<'a> {
     file: &'a File,
     len: usize,
     direct: bool,

@@ -15,19 +15,19 @@ const DEADLINE: Duration = Duration::from_mins(1);
 
 /// The state of a file or device when reading began.
 #[derive(Clone, Debug)]
-pub struct Witness {
+pub struct ChangeDetector {
     path: PathBuf,
-    seen: Seen,
+    seen: FileState,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
+struct FileState {
     identity: Identity,
     /// Of a file: its length, and when it was written to last.
     file: Option<(u64, SystemTime)>,
 }
 
-impl Witness {
+impl ChangeDetector {
     /// Its present state.
     pub async fn of(path: &Path) -> Result<Self, VolumeError> {
         let seen = within(path, look).await?;
@@ -54,7 +54,7 @@ impl Witness {
     }
 }
 
-fn look(path: &Path) -> Result<Seen, VolumeError> {
+fn look(path: &Path) -> Result<FileState, VolumeError> {
     let meta = std::fs::metadata(path).map_err(|error| failed(path, error))?;
     let identity =
         Identity::of(&meta).map_err(|what| VolumeError::NotAVolume { path: path.to_owned(), what })?;
@@ -62,7 +62,7 @@ fn look(path: &Path) -> Result<Seen, VolumeError> {
         VolumeKind::File => Some((meta.len(), meta.modified().map_err(|error| failed(path, error))?)),
         VolumeKind::BlockDevice => None,
     };
-    Ok(Seen { identity, file })
+    Ok(FileState { identity, file })
 }
 
 async fn within<T: Send + 'static>(
@@ -88,30 +88,30 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_locks_or_writes_or_replaces_it_is_noticed() {
+    async fn lock_write_or_replacement_of_the_file_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("disk");
         fs::write(&path, vec![7; 8192]).unwrap();
         let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let file = fs::File::options().write(true).open(&path).unwrap();
         file.set_modified(long_ago).unwrap();
-        let witness = Witness::of(&path).await.unwrap();
+        let detector = ChangeDetector::of(&path).await.unwrap();
         assert_eq!(fs::read(&path).unwrap().len(), 8192);
-        witness.check().await.unwrap();
+        detector.check().await.unwrap();
 
         // As QEMU locks the disks of a running VM.
         rustix::fs::fcntl_lock(&file, FlockOperation::LockExclusive).unwrap();
-        let error = witness.check().await.unwrap_err();
+        let error = detector.check().await.unwrap_err();
         assert!(matches!(error, VolumeError::InUse { .. }), "{error}");
         rustix::fs::fcntl_lock(&file, FlockOperation::Unlock).unwrap();
-        witness.check().await.unwrap();
+        detector.check().await.unwrap();
 
         fs::write(&path, vec![7; 8192]).unwrap();
-        let error = witness.check().await.unwrap_err();
+        let error = detector.check().await.unwrap_err();
         assert!(error.source().unwrap().to_string().contains("written to"), "{error:?}");
         fs::rename(&path, dir.path().join("away")).unwrap();
         fs::write(&path, vec![7; 8192]).unwrap();
-        let error = witness.check().await.unwrap_err();
+        let error = detector.check().await.unwrap_err();
         assert!(error.source().unwrap().to_string().contains("something else"), "{error:?}");
     }
 }

@@ -9,7 +9,7 @@ use std::{fmt, ops::Range, path::Path, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tokio::{sync::Semaphore, time::timeout};
 use warmd_cbt::{
-    buffer::{Buffer, Loan},
+    buffer::{Buffer, BufferLoan},
     disk::{Allocation, DiskError, DiskLimits, ErrorKind, Operation, ReadDisk, WriteDisk},
     units::{Extent, Length, Offset},
 };
@@ -107,7 +107,7 @@ impl FileDisk {
         operation: Operation,
         extent: Option<Extent>,
         changes: bool,
-        loan: Option<Loan>,
+        loan: Option<BufferLoan>,
         work: impl FnOnce(&Volume) -> std::io::Result<T> + Send + 'static,
     ) -> Result<T, DiskError> {
         self.admit(operation, extent)?;
@@ -159,7 +159,7 @@ impl FileDisk {
 
     fn admit(&self, operation: Operation, extent: Option<Extent>) -> Result<(), DiskError> {
         if let Some(broken) = self.volume.broken() {
-            let why = format!("not trusted since {}; open it anew", broken.why);
+            let why = format!("not trusted since {}; open it again", broken.why);
             return Err(self.failed(broken.kind, operation, extent, why));
         }
         match extent {
@@ -197,7 +197,7 @@ impl FileDisk {
 /// buffer off.
 struct Abandoned<'a> {
     change: Option<(&'a Arc<Volume>, Operation)>,
-    loan: Option<Loan>,
+    loan: Option<BufferLoan>,
 }
 
 impl Abandoned<'_> {

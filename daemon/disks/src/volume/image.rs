@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_raw_images_of_the_right_size_that_nobody_uses_are_opened() {
+    async fn only_unused_raw_images_of_the_right_size_are_opened() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
         std::fs::write(&path, vec![7; 8192]).unwrap();

@@ -31,7 +31,7 @@ pub(super) fn lock(file: &File, path: &Path, number: (u64, u64)) -> Result<(), L
 
 /// Why the volume of this number, which was refused, is in use: by this process, or by the holder in `by`.
 pub(super) fn refused(number: (u64, u64), by: impl FnOnce() -> String) -> LockError {
-    match own::standing(number) {
+    match own::status(number) {
         OwnVolumeStatus::Hangs => LockError::Hangs,
         OwnVolumeStatus::Open => LockError::Ours,
         OwnVolumeStatus::Closed => LockError::Held(by()),

@@ -37,7 +37,7 @@ mod zeroes;
 mod tests;
 
 pub use self::{
-    change_detector::Witness,
+    change_detector::ChangeDetector,
     disk::{FileDisk, VolumeOptions},
     error::{NoRoom, VolumeError, VolumeErrorKind},
     identity::VolumeKind,
@@ -47,5 +47,5 @@ pub use self::{
         ExistingFile, find, make_directory, make_file, make_own_directory, remove_directory, remove_file,
         remove_files, remove_tree, remove_unused, sync_directory, write_file,
     },
-    users::{Kin, Uses, unseen},
+    users::{RelatedDevices, Uses, unseen},
 };

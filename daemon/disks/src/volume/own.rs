@@ -25,7 +25,7 @@ pub(super) enum OwnVolumeStatus {
 }
 
 /// The status of the volume of this number.
-pub(super) fn standing(number: (u64, u64)) -> OwnVolumeStatus {
+pub(super) fn status(number: (u64, u64)) -> OwnVolumeStatus {
     match open().get(&number) {
         None => OwnVolumeStatus::Closed,
         Some(false) => OwnVolumeStatus::Open,

@@ -26,9 +26,9 @@ pub enum Uses {
 /// The numbers of a volume, and of files and devices that share bytes with it: a device's partitions or its
 /// whole, a loop device's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kin(Vec<(u64, u64)>);
+pub struct RelatedDevices(Vec<(u64, u64)>);
 
-impl Kin {
+impl RelatedDevices {
     /// The numbers of the volume at `path`, if it is one.
     pub fn at(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
@@ -295,7 +295,7 @@ mod tests {
         let (path, link) = (dir.path().join("vda.raw"), dir.path().join("other.raw"));
         File::create(&path).unwrap().write_all(b"x").unwrap();
         fs::hard_link(&path, &link).unwrap();
-        let kin = Kin::at(&path).unwrap();
+        let kin = RelatedDevices::at(&path).unwrap();
         let own = File::options().write(true).open(&path).unwrap();
         assert_eq!(kin.user(Uses::All), None, "what this process has open does not count");
         drop(own);

@@ -114,7 +114,9 @@ async fn a_write_that_nobody_waits_for_stays_as_it_was() {
     let write = disk.write_at(Offset(0), filled(&pool, WRITTEN).await, 0..LENGTH, false);
     tokio::select! {
         _ = write => panic!("the server answered"),
-        queued = in_time(late.queued.wait_for(|queued| *queued)) => assert!(queued.is_ok_and(|queued| *queued)),
+        queued = in_time(late.queued.wait_for(|queued| *queued)) => {
+            assert!(queued.is_ok_and(|queued| *queued));
+        }
     }
     let _later = filled(&pool, LATER).await;
     assert_as_written(&late.finds().await);

@@ -303,7 +303,7 @@ async fn exports_are_listed() {
 }
 
 #[tokio::test]
-async fn a_read_only_export_is_refused_for_writing_and_a_reader_cannot_write() {
+async fn read_only_export_is_refused_for_writing() {
     let server = Server::nbdkit(&["-r", "memory", "1M"]).await;
     let error = in_time(NbdDisk::open(server.options("").writable())).await.unwrap_err();
     assert!(matches!(error.cause, NbdCause::ReadOnly), "{error}");

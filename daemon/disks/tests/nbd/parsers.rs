@@ -20,8 +20,10 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         1 => (any::<u16>(), vec(any::<u8>(), 0..40)),
     ];
     prop_oneof![
-        6 => (any::<bool>(), cookie.clone(), body).prop_map(|(done, cookie, (kind, body))| chunk(done, kind, cookie, &body)),
-        2 => (cookie, 0u32..3, 0..SIZE + 1).prop_map(|(cookie, errno, len)| simple(errno, cookie, &vec![3; len])),
+        6 => (any::<bool>(), cookie.clone(), body)
+            .prop_map(|(done, cookie, (kind, body))| chunk(done, kind, cookie, &body)),
+        2 => (cookie, 0u32..3, 0..SIZE + 1)
+            .prop_map(|(cookie, errno, len)| simple(errno, cookie, &vec![3; len])),
         1 => vec(any::<u8>(), 0..64),
     ]
 }

@@ -5,9 +5,9 @@ use warmd_core::{
     targets::CreateMachine,
 };
 use warmd_proto::provisioner::v1 as wire;
-use warmd_storage::Located;
+use warmd_storage::LocatedDisk;
 
-pub(super) fn create(request: &CreateMachine, disks: &[Located]) -> wire::CreateVmRequest {
+pub(super) fn create(request: &CreateMachine, disks: &[LocatedDisk]) -> wire::CreateVmRequest {
     let disks = disks.iter().map(|disk| wire::Disk {
         key: disk.key.0.clone(),
         size_bytes: disk.size.0,

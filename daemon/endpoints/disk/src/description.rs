@@ -6,7 +6,7 @@ use warmd_core::{
     model::{id::MigrationId, machine::Machine},
     targets::CreateMachine,
 };
-use warmd_storage::Located;
+use warmd_storage::LocatedDisk;
 
 /// The file's name in the migration's folder.
 pub(super) const DESCRIPTION: &str = "machine.json";
@@ -35,8 +35,11 @@ struct Disk<'a> {
 }
 
 /// The file's text.
-pub(super) fn of(request: &CreateMachine, disks: &[Located]) -> Result<String, serde_json::Error> {
-    let boot_order = |disk: &Located| request.boot_order(&disk.key);
+pub(super) fn machine_description(
+    request: &CreateMachine,
+    disks: &[LocatedDisk],
+) -> Result<String, serde_json::Error> {
+    let boot_order = |disk: &LocatedDisk| request.boot_order(&disk.key);
     let disks = disks.iter().map(|disk| Disk {
         key: &disk.key.0,
         size: disk.size,

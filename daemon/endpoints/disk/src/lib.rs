@@ -138,7 +138,7 @@ impl Target for DiskTarget {
         self.storage.make_folder(request.owner).await?;
         let path = self.description(request.owner);
         let doing = format!("describing the machine in {}", path.display());
-        let text = description::of(request, &disks)
+        let text = description::machine_description(request, &disks)
             .map_err(|error| TargetError::new(TargetErrorKind::Failed, doing.clone(), error))?;
         let there = path.clone();
         blocking_on(&there, doing, move || volume::write_file(&path, text.as_bytes())).await

@@ -18,7 +18,7 @@ use warmd_proto::{
         start_vm_response,
     },
 };
-use warmd_storage::Located;
+use warmd_storage::LocatedDisk;
 
 use super::{convert, settings::ProvisionerSettings};
 
@@ -53,7 +53,11 @@ impl Provisioner {
         self.get(MigrationId(uuid::Uuid::nil())).await.map(drop)
     }
 
-    pub(super) async fn create(&self, request: &CreateMachine, disks: &[Located]) -> Result<(), TargetError> {
+    pub(super) async fn create(
+        &self,
+        request: &CreateMachine,
+        disks: &[LocatedDisk],
+    ) -> Result<(), TargetError> {
         let doing = self.doing("creating", request.owner);
         let call = self.request(convert::create(request, disks));
         let answer = self.call(&doing, by_code, self.client().create_vm(call)).await?;

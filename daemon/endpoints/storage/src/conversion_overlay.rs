@@ -28,7 +28,7 @@ use warmd_disks::{
 };
 
 use super::volume_error::ForTarget as _;
-use super::{Storage, Where, blocking_on, blocking_within, doing, operator, safe_name};
+use super::{Storage, WantedLocation, blocking_on, blocking_within, doing, operator, safe_name};
 
 /// The name in a migration's folder.
 pub(super) const FOLDER: &str = "conversion";
@@ -55,8 +55,10 @@ impl Storage {
     /// The volume under an overlay.
     fn backing(&self, owner: MigrationId, spec: &DiskSpec, doing: &str) -> Result<PathBuf, TargetError> {
         match self.place(owner, spec)? {
-            Where::Own(path) | Where::Path(path) => Ok(path),
-            Where::Nbd(uri) => Err(TargetError::new(TargetErrorKind::Refused, doing, no_overlay(&uri))),
+            WantedLocation::Own(path) | WantedLocation::Path(path) => Ok(path),
+            WantedLocation::Nbd(uri) => {
+                Err(TargetError::new(TargetErrorKind::Refused, doing, no_overlay(&uri)))
+            }
         }
     }
 }
@@ -76,8 +78,8 @@ fn no_overlay(uri: &str) -> String {
 impl ConversionOverlay for Storage {
     fn refusal(&self, disk: &DiskSpec) -> Option<String> {
         match self.place(MigrationId(Uuid::nil()), disk) {
-            Ok(Where::Own(_) | Where::Path(_)) => None,
-            Ok(Where::Nbd(uri)) => Some(no_overlay(&uri)),
+            Ok(WantedLocation::Own(_) | WantedLocation::Path(_)) => None,
+            Ok(WantedLocation::Nbd(uri)) => Some(no_overlay(&uri)),
             Err(error) => Some(error.to_string()),
         }
     }
@@ -168,7 +170,7 @@ impl ConversionOverlay for Storage {
         let doing = format!("removing {}", folder.display());
         let mut volumes = Vec::new();
         for spec in disks {
-            if let Where::Own(path) | Where::Path(path) = self.place(owner, spec)? {
+            if let WantedLocation::Own(path) | WantedLocation::Path(path) = self.place(owner, spec)? {
                 volumes.push((path, spec.size));
             }
         }
@@ -299,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_a_program_may_still_write_nothing_is_lowered_and_no_disk_opened() {
+    async fn running_program_keeps_overlays_and_disks_closed() {
         let dir = tempfile::tempdir().unwrap();
         let (storage, owner, volumes) = storage(&dir).await;
         let overlays = storage.create_overlays(owner, &specs()).await.unwrap();

@@ -15,7 +15,7 @@ pub(super) async fn look(uri: &str, size: Length, doing: &str) -> Result<(), Tar
 }
 
 /// Opens the export for writing, where an earlier daemon may have written; it must be `size` bytes long.
-pub(super) async fn open(uri: &str, size: Length, doing: &str) -> Result<NbdDisk, TargetError> {
+pub(super) async fn open_export(uri: &str, size: Length, doing: &str) -> Result<NbdDisk, TargetError> {
     let options = NbdOptions { unknown_past: true, ..options(uri, doing)?.writable() };
     checked(options, uri, size, doing).await
 }
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_export_for_reading_only_or_of_another_size_is_refused_by_a_look() {
+    async fn read_only_or_missized_export_is_refused_by_inspection() {
         for (flags, size, kind, told) in [
             (FLUSHES | 0b10, SIZE, TargetErrorKind::Refused, "reading only"),
             (1, SIZE, TargetErrorKind::Refused, "FLUSH"),

@@ -40,7 +40,7 @@ use warmd_disks::volume::{self, FileDisk, VolumeError, VolumeKind, VolumeOptions
 pub use self::place::DiskLocation;
 use self::{
     claims::Claims,
-    place::{Where, safe_name},
+    place::{WantedLocation, safe_name},
     volume_error::ForTarget as _,
 };
 
@@ -64,7 +64,7 @@ pub struct Storage {
 
 /// An existing disk of the right size that this migration owns.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Located {
+pub struct LocatedDisk {
     pub key: DiskKey,
     pub size: Length,
     pub place: DiskLocation,
@@ -145,7 +145,7 @@ impl Storage {
     ) -> Result<Vec<PreparedDisk>, TargetError> {
         self.make_folder(owner).await?;
         let mut prepared = Vec::with_capacity(disks.len());
-        let mut seen: Vec<(Whereabouts, &DiskKey)> = Vec::new();
+        let mut seen: Vec<(VolumeId, &DiskKey)> = Vec::new();
         for spec in disks {
             let doing = doing("preparing", owner, spec);
             let (disk, whereabouts) = self.prepare_one(owner, spec, &doing).await?;
@@ -164,18 +164,18 @@ impl Storage {
         owner: MigrationId,
         spec: &DiskSpec,
         doing: &str,
-    ) -> Result<(PreparedDisk, Whereabouts), TargetError> {
+    ) -> Result<(PreparedDisk, VolumeId), TargetError> {
         let size = spec.size;
         let (path, own) = match self.place(owner, spec)? {
-            Where::Own(path) => {
+            WantedLocation::Own(path) => {
                 self.check_elsewhere(owner, spec, &path, doing).await?;
                 if let Some(directory) = spec.place.as_deref().and_then(|place| self.directory_of(place)) {
                     self.make_folder_in(directory, owner).await?;
                 }
                 (path, true)
             }
-            Where::Path(path) => (path, false),
-            Where::Nbd(uri) => {
+            WantedLocation::Path(path) => (path, false),
+            WantedLocation::Nbd(uri) => {
                 export::look(&uri, size, doing).await?;
                 let is_unclaimed = self.check_free(owner, &uri).await?;
                 self.take_export(owner, spec, &uri, doing).await?;
@@ -184,7 +184,7 @@ impl Storage {
                     export::is_new(&uri, doing)?;
                 }
                 let disk = PreparedDisk { key: spec.key.clone(), location: uri.clone(), reads_zero: false };
-                return Ok((disk, Whereabouts::Export(uri)));
+                return Ok((disk, VolumeId::Export(uri)));
             }
         };
         let location = path.display().to_string();
@@ -199,7 +199,7 @@ impl Storage {
             self.claim(owner, &location, doing).await?;
         }
         let disk = PreparedDisk { key: spec.key.clone(), location, reads_zero: found.reads_zero };
-        Ok((disk, Whereabouts::Volume(found.number)))
+        Ok((disk, VolumeId::Volume(found.number)))
     }
 
     /// Fails if the disk lies in another storage: then another plan put it there, and it may have the only
@@ -232,15 +232,15 @@ impl Storage {
     pub async fn open(&self, owner: MigrationId, spec: &DiskSpec) -> Result<Arc<dyn WriteDisk>, TargetError> {
         let doing = doing("opening", owner, spec);
         let path = match self.place(owner, spec)? {
-            Where::Own(path) => path,
-            Where::Path(path) => {
+            WantedLocation::Own(path) => path,
+            WantedLocation::Path(path) => {
                 self.check_claim(owner, &path.display().to_string(), &doing).await?;
                 path
             }
-            Where::Nbd(uri) => {
+            WantedLocation::Nbd(uri) => {
                 self.check_claim(owner, &uri, &doing).await?;
                 self.take_export(owner, spec, &uri, &doing).await?;
-                return Ok(Arc::new(export::open(&uri, spec.size, &doing).await?));
+                return Ok(Arc::new(export::open_export(&uri, spec.size, &doing).await?));
             }
         };
         self.claim_identity(owner, spec, &path, &doing).await?;
@@ -252,21 +252,25 @@ impl Storage {
     }
 
     /// The prepared disks, all of them, to create a machine from.
-    pub async fn locate(&self, owner: MigrationId, disks: &[DiskSpec]) -> Result<Vec<Located>, TargetError> {
+    pub async fn locate(
+        &self,
+        owner: MigrationId,
+        disks: &[DiskSpec],
+    ) -> Result<Vec<LocatedDisk>, TargetError> {
         let mut located = Vec::with_capacity(disks.len());
         for spec in disks {
             let doing = doing("looking at", owner, spec);
             let path = match self.place(owner, spec)? {
-                Where::Own(path) => path,
-                Where::Path(path) => {
+                WantedLocation::Own(path) => path,
+                WantedLocation::Path(path) => {
                     self.check_claim(owner, &path.display().to_string(), &doing).await?;
                     path
                 }
-                Where::Nbd(uri) => {
+                WantedLocation::Nbd(uri) => {
                     self.check_claim(owner, &uri, &doing).await?;
                     export::settled(&uri, &doing).await?;
                     export::look(&uri, spec.size, &doing).await?;
-                    located.push(Located {
+                    located.push(LocatedDisk {
                         key: spec.key.clone(),
                         size: spec.size,
                         place: DiskLocation::Nbd(uri),
@@ -280,7 +284,7 @@ impl Storage {
                 VolumeKind::File => DiskLocation::File(path),
                 VolumeKind::BlockDevice => DiskLocation::Device(path),
             };
-            located.push(Located { key: spec.key.clone(), size: spec.size, place });
+            located.push(LocatedDisk { key: spec.key.clone(), size: spec.size, place });
         }
         Ok(located)
     }
@@ -296,9 +300,11 @@ impl Storage {
         for spec in disks {
             let doing = doing("discarding", owner, spec);
             match self.place(owner, spec)? {
-                Where::Own(path) => remove_unused(path, doing).await?,
-                Where::Path(path) => self.give_up(owner, &path.display().to_string(), &doing).await?,
-                Where::Nbd(uri) => self.give_up(owner, &uri, &doing).await?,
+                WantedLocation::Own(path) => remove_unused(path, doing).await?,
+                WantedLocation::Path(path) => {
+                    self.give_up(owner, &path.display().to_string(), &doing).await?
+                }
+                WantedLocation::Nbd(uri) => self.give_up(owner, &uri, &doing).await?,
             }
         }
         for spec in disks {
@@ -356,12 +362,12 @@ impl Storage {
         .await
     }
 
-    fn place(&self, owner: MigrationId, spec: &DiskSpec) -> Result<Where, TargetError> {
+    fn place(&self, owner: MigrationId, spec: &DiskSpec) -> Result<WantedLocation, TargetError> {
         let Some(place) = spec.place.as_deref().filter(|place| storage::named(place).is_some()) else {
-            return place::of(&self.folder(owner), spec);
+            return place::wanted_location(&self.folder(owner), spec);
         };
         if let Some(directory) = self.directory_of(place) {
-            return Ok(Where::Own(place::own(&directory.join(owner.to_string()), &spec.key)));
+            return Ok(WantedLocation::Own(place::own(&directory.join(owner.to_string()), &spec.key)));
         }
         let doing = format!("disk {} is to go to {}", spec.key, storage::in_words(Some(place)));
         Err(TargetError::new(TargetErrorKind::Refused, doing, self.none_such()))
@@ -418,7 +424,7 @@ impl Storage {
 
 /// The key that distinguishes two disks of one migration.
 #[derive(PartialEq, Eq)]
-enum Whereabouts {
+enum VolumeId {
     Volume((u64, u64)),
     Export(String),
 }

@@ -23,7 +23,7 @@ use warmd_core::{
 };
 use warmd_disks::{
     nbd::{NbdAddress, NbdUri},
-    volume::{Kin, Uses, VolumeError},
+    volume::{RelatedDevices, Uses, VolumeError},
 };
 
 use super::volume_error::ForTarget as _;
@@ -132,12 +132,12 @@ impl Storage {
             for other in others {
                 let is = is_now(&other, own.as_ref(), &same);
                 match is {
-                    Is::Same if !gone(&other) => return Ok((Some(other), stale)),
-                    Is::Unknown if other.identity == same && !other.finished => {
+                    IdentityMatch::Same if !gone(&other) => return Ok((Some(other), stale)),
+                    IdentityMatch::Unknown if other.identity == same && !other.finished => {
                         return Ok((Some(other), stale));
                     }
-                    Is::Other | Is::Unknown if other.identity != same => {}
-                    Is::Same | Is::Other | Is::Unknown => stale.push(other),
+                    IdentityMatch::Other | IdentityMatch::Unknown if other.identity != same => {}
+                    IdentityMatch::Same | IdentityMatch::Other | IdentityMatch::Unknown => stale.push(other),
                 }
             }
             Ok((None, stale))
@@ -158,7 +158,7 @@ impl Storage {
         let (there, uses) = (path.to_owned(), if is_new { Uses::All } else { Uses::Writing });
         #[expect(clippy::disallowed_methods, reason = "on a thread that may block")]
         let looking = move || {
-            let Some(kin) = Kin::at(&there) else { return Ok(()) };
+            let Some(kin) = RelatedDevices::at(&there) else { return Ok(()) };
             let begun = Instant::now();
             while let Some(by) = kin.user(uses) {
                 if begun.elapsed() > MOMENT {
@@ -246,26 +246,26 @@ impl Storage {
 }
 
 /// The present identity of a claimed place, compared with the requested one.
-enum Is {
+enum IdentityMatch {
     Same,
     Other,
     Unknown,
 }
 
-fn is_now(claim: &LocationClaim, own: Option<&Kin>, identity: &str) -> Is {
+fn is_now(claim: &LocationClaim, own: Option<&RelatedDevices>, identity: &str) -> IdentityMatch {
     if !claim.location.starts_with('/') {
-        return if claim.identity == identity { Is::Same } else { Is::Other };
+        return if claim.identity == identity { IdentityMatch::Same } else { IdentityMatch::Other };
     }
     let there = if claim.identity == identity || claim.location.starts_with("/dev/") {
-        Kin::at(Path::new(&claim.location))
+        RelatedDevices::at(Path::new(&claim.location))
     } else {
         // Files keep their numbers, and a check of them might hang.
-        return Is::Other;
+        return IdentityMatch::Other;
     };
     match (there, own) {
-        (Some(there), Some(own)) if there.meets(own) => Is::Same,
-        (Some(_), _) => Is::Other,
-        (None, _) => Is::Unknown,
+        (Some(there), Some(own)) if there.meets(own) => IdentityMatch::Same,
+        (Some(_), _) => IdentityMatch::Other,
+        (None, _) => IdentityMatch::Unknown,
     }
 }
 
@@ -283,14 +283,14 @@ fn taken(place: &str, by: &LocationClaim, doing: &str) -> TargetError {
     TargetError::new(TargetErrorKind::Conflict, doing, why)
 }
 
-pub(super) async fn kin(path: &Path, doing: &str) -> Result<Option<Kin>, TargetError> {
+pub(super) async fn kin(path: &Path, doing: &str) -> Result<Option<RelatedDevices>, TargetError> {
     let there = path.to_owned();
-    blocking_on(path, doing.to_owned(), move || Ok(Kin::at(&there))).await
+    blocking_on(path, doing.to_owned(), move || Ok(RelatedDevices::at(&there))).await
 }
 
 /// The first of the disks that shares bytes with the volume at `path`. Those of each file system are checked
 /// on its own threads, and one that does not answer is skipped, unless the volume is on it too.
-async fn first_of(kin: Kin, path: &Path, disks: Vec<VmDisk>) -> std::io::Result<Option<VmDisk>> {
+async fn first_of(kin: RelatedDevices, path: &Path, disks: Vec<VmDisk>) -> std::io::Result<Option<VmDisk>> {
     let mut places = BTreeMap::<PathBuf, Vec<VmDisk>>::new();
     let mounts = warmd_threads::Mounts::now();
     let own = mounts.of(path);

@@ -33,7 +33,7 @@ impl DiskLocation {
 
 /// The location that a disk's specification asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Where {
+pub(super) enum WantedLocation {
     /// A file of warmd's own.
     Own(PathBuf),
     /// A file or block device that the operator created.
@@ -48,16 +48,16 @@ pub(super) fn own(folder: &Path, key: &DiskKey) -> PathBuf {
 }
 
 /// The location of `spec`, unless it is a storage; `folder` is its migration's own.
-pub(super) fn of(folder: &Path, spec: &DiskSpec) -> Result<Where, TargetError> {
+pub(super) fn wanted_location(folder: &Path, spec: &DiskSpec) -> Result<WantedLocation, TargetError> {
     let Some(place) = spec.place.as_deref() else {
-        return Ok(Where::Own(own(folder, &spec.key)));
+        return Ok(WantedLocation::Own(own(folder, &spec.key)));
     };
     if place.starts_with("nbd://") || place.starts_with("nbd+unix://") {
-        return Ok(Where::Nbd(place.to_owned()));
+        return Ok(WantedLocation::Nbd(place.to_owned()));
     }
     let path = Path::new(place);
     if path.is_absolute() && !place.contains('\0') {
-        return Ok(Where::Path(path.to_owned()));
+        return Ok(WantedLocation::Path(path.to_owned()));
     }
     Err(TargetError::new(
         TargetErrorKind::Refused,
@@ -130,7 +130,8 @@ mod tests {
         ];
         let mut names = BTreeSet::new();
         for key in keys {
-            let Where::Own(path) = of(Path::new("/d/f"), &spec(key, None)).unwrap() else {
+            let WantedLocation::Own(path) = wanted_location(Path::new("/d/f"), &spec(key, None)).unwrap()
+            else {
                 panic!("{key:?}")
             };
             assert_eq!(path.parent(), Some(Path::new("/d/f")), "{key:?}");
@@ -142,11 +143,11 @@ mod tests {
 
     #[test]
     fn places_are_understood_or_refused() {
-        let of = |place| of(Path::new("/f"), &spec("vda", Some(place)));
-        assert_eq!(of("/dev/vg/vm").unwrap(), Where::Path("/dev/vg/vm".into()));
-        assert_eq!(of("nbd://h/x").unwrap(), Where::Nbd("nbd://h/x".into()));
+        let wanted = |place| wanted_location(Path::new("/f"), &spec("vda", Some(place)));
+        assert_eq!(wanted("/dev/vg/vm").unwrap(), WantedLocation::Path("/dev/vg/vm".into()));
+        assert_eq!(wanted("nbd://h/x").unwrap(), WantedLocation::Nbd("nbd://h/x".into()));
         for wrong in ["", "vm.raw", "../x", "http://h/x", "/a\0b"] {
-            assert_eq!(of(wrong).unwrap_err().kind, TargetErrorKind::Refused, "{wrong:?}");
+            assert_eq!(wanted(wrong).unwrap_err().kind, TargetErrorKind::Refused, "{wrong:?}");
         }
     }
 }

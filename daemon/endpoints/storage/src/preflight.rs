@@ -15,7 +15,9 @@ use warmd_core::{
     targets::{DiskSpec, Incoming, TargetError},
 };
 
-use super::{Storage, blocking_on, claims::ClaimConflict, doing, export, neighbours, place::Where, volume};
+use super::{
+    Storage, blocking_on, claims::ClaimConflict, doing, export, neighbours, place::WantedLocation, volume,
+};
 
 impl Storage {
     /// See [`warmd_core::targets::Target::objections`].
@@ -73,17 +75,17 @@ impl Storage {
         let owner = owner.unwrap_or(MigrationId(Uuid::nil()));
         let size = spec.size;
         let (path, place) = match self.place(owner, spec)? {
-            Where::Own(path) if is_new => (path, None),
-            Where::Own(path) => {
+            WantedLocation::Own(path) if is_new => (path, None),
+            WantedLocation::Own(path) => {
                 let (doing, there) = (doing("looking for", owner, spec), path.clone());
                 let there = blocking_on(&path, doing, move || Ok(there.exists())).await?;
                 return Ok(if there { 0 } else { size.0 });
             }
-            Where::Path(path) => {
+            WantedLocation::Path(path) => {
                 let place = path.display().to_string();
                 (path, Some(place))
             }
-            Where::Nbd(uri) => {
+            WantedLocation::Nbd(uri) => {
                 self.check_free(owner, &uri).await?;
                 let identity = match identity {
                     Some(identity) => identity.to_owned(),
@@ -109,8 +111,10 @@ impl Storage {
     async fn identity_of(&self, owner: Option<MigrationId>, spec: &DiskSpec) -> Result<String, TargetError> {
         let doing = format!("looking at the place of disk {}", spec.key);
         let kin = match self.place(owner.unwrap_or(MigrationId(Uuid::nil())), spec) {
-            Ok(Where::Own(path) | Where::Path(path)) => neighbours::kin(&path, &doing).await?,
-            Ok(Where::Nbd(uri)) => return Ok(neighbours::export_name(&uri).await),
+            Ok(WantedLocation::Own(path) | WantedLocation::Path(path)) => {
+                neighbours::kin(&path, &doing).await?
+            }
+            Ok(WantedLocation::Nbd(uri)) => return Ok(neighbours::export_name(&uri).await),
             Err(_) => None,
         };
         Ok(kin.map_or_else(|| spec.place.clone().unwrap_or_default(), |kin| kin.name()))

@@ -103,7 +103,7 @@ async fn each_disk_lies_in_its_storage_and_all_of_it_goes() {
 }
 
 #[tokio::test]
-async fn a_disk_that_lies_in_another_storage_is_neither_made_again_nor_left() {
+async fn disk_in_another_storage_is_not_recreated_and_not_left() {
     let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());
     let storage = storage(&dir);
     let made = storage.prepare(owner, &specs()[..1]).await.unwrap();
@@ -291,7 +291,7 @@ async fn a_place_has_one_owner_whatever_target_and_name_lead_to_it() {
 }
 
 #[tokio::test]
-async fn a_disk_of_a_vm_is_no_place_but_for_the_vm_that_was_made_of_it() {
+async fn disk_of_a_vm_is_a_location_only_for_the_vm_made_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let (path, link) = (place_of(&dir, "image"), dir.path().join("link"));
     std::os::unix::fs::symlink(&path, &link).unwrap();
@@ -313,7 +313,7 @@ async fn a_disk_of_a_vm_is_no_place_but_for_the_vm_that_was_made_of_it() {
 }
 
 #[tokio::test]
-async fn a_place_is_first_taken_only_when_all_vms_and_processes_are_seen() {
+async fn location_is_first_claimed_only_when_all_vms_are_seen() {
     let unknown = || Town { unknown: vec!["the VMs of x: no answer".to_owned()], ..Town::default() };
     let unseen = || Town { unseen: Some("process 7 cannot be seen".to_owned()), ..Town::default() };
     for (town, kind, told) in [
@@ -369,7 +369,7 @@ async fn a_place_that_hangs_keeps_no_other_place_from_answering() {
 
 /// All threads of the place of a VM's disk are in use, as if its file system did not answer.
 #[tokio::test]
-async fn a_disk_of_another_vm_that_does_not_answer_keeps_no_place_from_being_taken() {
+async fn silent_disk_of_another_vm_does_not_block_a_claim() {
     let (dir, owner) = (tempfile::tempdir().unwrap(), MigrationId::generate());
     let path = place_of(&dir, "lv");
     let disk = VmDisk { path: "/proc/hung".into(), vm: "VM web1 of x".to_owned(), moved_by: None };

@@ -23,7 +23,7 @@ const HOSTS_TRIED: usize = 64;
 
 /// Whether what was found stands in the way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
+pub enum DoctorSeverity {
     Good,
     Warning,
     Error,
@@ -31,33 +31,33 @@ pub enum Severity {
 
 /// Something that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    pub severity: Severity,
+pub struct DoctorFinding {
+    pub severity: DoctorSeverity,
     pub what: String,
     /// What to do; empty if nothing is to be done.
     pub remedy: String,
 }
 
-impl Finding {
+impl DoctorFinding {
     fn good(what: impl Into<String>) -> Self {
-        Self { severity: Severity::Good, what: what.into(), remedy: String::new() }
+        Self { severity: DoctorSeverity::Good, what: what.into(), remedy: String::new() }
     }
 
     fn warning(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, what: what.into(), remedy: remedy.into() }
+        Self { severity: DoctorSeverity::Warning, what: what.into(), remedy: remedy.into() }
     }
 
     fn error(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, what: what.into(), remedy: remedy.into() }
+        Self { severity: DoctorSeverity::Error, what: what.into(), remedy: remedy.into() }
     }
 }
 
-impl fmt::Display for Finding {
+impl fmt::Display for DoctorFinding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mark = match self.severity {
-            Severity::Good => "good",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
+            DoctorSeverity::Good => "good",
+            DoctorSeverity::Warning => "warning",
+            DoctorSeverity::Error => "error",
         };
         write!(f, "{mark}: {}", self.what)?;
         if self.remedy.is_empty() { Ok(()) } else { write!(f, "; {}", self.remedy) }
@@ -67,7 +67,7 @@ impl fmt::Display for Finding {
 impl Vsphere {
     /// Looks at everything that a migration will need; at privileges on `vms`, or on the root folder if none
     /// is named.
-    pub async fn doctor(&self, vms: &[MoRef]) -> Vec<Finding> {
+    pub async fn doctor(&self, vms: &[MoRef]) -> Vec<DoctorFinding> {
         let mut findings = vec![self.password_file().await];
         let (about, login) = self.login().await;
         findings.push(login);
@@ -81,7 +81,7 @@ impl Vsphere {
                     let root = content.root_folder.clone();
                     findings.push(self.privileges_on(&root, about.is_vcenter).await);
                 }
-                Err(error) => findings.push(Finding::error(error.to_string(), "try again")),
+                Err(error) => findings.push(DoctorFinding::error(error.to_string(), "try again")),
             }
         }
         for vm in vms {
@@ -91,27 +91,27 @@ impl Vsphere {
         findings
     }
 
-    async fn password_file(&self) -> Finding {
+    async fn password_file(&self) -> DoctorFinding {
         let path = &self.client.account().password_file;
         let shown = path.display();
         match tokio::fs::metadata(path).await {
-            Ok(found) if found.mode() & 0o077 != 0 => Finding::warning(
+            Ok(found) if found.mode() & 0o077 != 0 => DoctorFinding::warning(
                 format!("others may read the password in {shown} (mode {:o})", found.mode() & 0o777),
                 format!("`chmod 600 {shown}`"),
             ),
-            Ok(_) => Finding::good(format!("the password is in {shown}")),
-            Err(error) => Finding::error(
+            Ok(_) => DoctorFinding::good(format!("the password is in {shown}")),
+            Err(error) => DoctorFinding::error(
                 format!("the password in {shown} cannot be read: {error}"),
                 "name a file that the daemon's user can read",
             ),
         }
     }
 
-    async fn login(&self) -> (Option<server::About>, Finding) {
+    async fn login(&self) -> (Option<server::About>, DoctorFinding) {
         match self.about().await {
             Ok(about) => {
                 let what = format!("{} as {}", about.full_name, self.client.account().user);
-                (Some(about), Finding::good(what))
+                (Some(about), DoctorFinding::good(what))
             }
             Err(error) => {
                 let remedy = match error.kind {
@@ -120,40 +120,41 @@ impl Vsphere {
                     }
                     _ => "see what it says, correct the settings, and try again",
                 };
-                (None, Finding::error(error.to_string(), remedy))
+                (None, DoctorFinding::error(error.to_string(), remedy))
             }
         }
     }
 
-    fn certificate(&self) -> Finding {
+    fn certificate(&self) -> DoctorFinding {
         match self.client.certificate() {
-            Some(seen) => {
-                Finding::good(format!("its certificate is trusted, with the SHA-1 thumbprint {}", seen.sha1))
-            }
-            None => Finding::warning("its certificate was not seen", "try again"),
+            Some(seen) => DoctorFinding::good(format!(
+                "its certificate is trusted, with the SHA-1 thumbprint {}",
+                seen.sha1
+            )),
+            None => DoctorFinding::warning("its certificate was not seen", "try again"),
         }
     }
 
-    async fn clock(&self) -> Finding {
+    async fn clock(&self) -> DoctorFinding {
         let before = Utc::now();
         match server::current_time(&self.client).await {
             Ok(theirs) => {
                 let ours = before + (Utc::now() - before) / 2;
                 let skew = (theirs - ours).abs();
                 if skew.to_std().unwrap_or_default() > SKEW {
-                    Finding::warning(
+                    DoctorFinding::warning(
                         format!("its clock differs from this one's by {} s", skew.num_seconds()),
                         "let both follow the same time servers",
                     )
                 } else {
-                    Finding::good(format!("its clock differs by {} ms", skew.num_milliseconds()))
+                    DoctorFinding::good(format!("its clock differs by {} ms", skew.num_milliseconds()))
                 }
             }
-            Err(error) => Finding::error(error.to_string(), "try again"),
+            Err(error) => DoctorFinding::error(error.to_string(), "try again"),
         }
     }
 
-    async fn privileges_on(&self, on: &MoRef, is_vcenter: bool) -> Finding {
+    async fn privileges_on(&self, on: &MoRef, is_vcenter: bool) -> DoctorFinding {
         let wanted: Vec<&Privilege> =
             PRIVILEGES.iter().filter(|privilege| is_vcenter || !privilege.is_vcenters).collect();
         let ids: Vec<&str> = wanted.iter().map(|privilege| privilege.id).collect();
@@ -167,7 +168,7 @@ impl Vsphere {
                     .collect();
                 privileges::finding(on, &missing)
             }
-            Err(error) => Finding::warning(
+            Err(error) => DoctorFinding::warning(
                 format!("whether {} has its privileges cannot be asked: {error}", self.client.account().user),
                 "compare its role with the documented list",
             ),
@@ -175,19 +176,19 @@ impl Vsphere {
     }
 
     /// The hosts that the data comes from, on NFC's port.
-    async fn ports(&self) -> Vec<Finding> {
+    async fn ports(&self) -> Vec<DoctorFinding> {
         if self.settings.reader.kind == ReaderKind::Outside {
             return Vec::new();
         }
         let hosts = match self.inventory.hosts().await {
             Ok(hosts) => hosts,
-            Err(error) => return vec![Finding::error(error.to_string(), "try again")],
+            Err(error) => return vec![DoctorFinding::error(error.to_string(), "try again")],
         };
         let mut findings = Vec::new();
         let more = hosts.len().saturating_sub(HOSTS_TRIED);
         let tries = hosts.iter().take(HOSTS_TRIED).map(|host| async move {
             if !host.is_connected {
-                return Finding::warning(
+                return DoctorFinding::warning(
                     format!("vCenter does not reach the host {}", host.name),
                     "its VMs cannot be moved until it does",
                 );
@@ -198,11 +199,11 @@ impl Vsphere {
         });
         findings.extend(futures::future::join_all(tries).await);
         if more > 0 {
-            findings.push(Finding::good(format!("{more} more hosts were not tried")));
+            findings.push(DoctorFinding::good(format!("{more} more hosts were not tried")));
         }
         for direct in &self.settings.hosts {
             if !hosts.iter().any(|host| host.name.eq_ignore_ascii_case(&direct.name)) {
-                findings.push(Finding::warning(
+                findings.push(DoctorFinding::warning(
                     format!("the settings name a host {}, which the server does not have", direct.name),
                     "name it as vCenter does",
                 ));
@@ -211,27 +212,27 @@ impl Vsphere {
         findings
     }
 
-    async fn reader_findings(&self) -> Vec<Finding> {
+    async fn reader_findings(&self) -> Vec<DoctorFinding> {
         match crate::reader::check(&self.settings.reader).await {
-            Ok(what) => vec![Finding::good(what)],
-            Err(error) => vec![Finding::error(error.to_string(), error.remedy())],
+            Ok(what) => vec![DoctorFinding::good(what)],
+            Err(error) => vec![DoctorFinding::error(error.to_string(), error.remedy())],
         }
     }
 }
 
-async fn port(name: &str, address: &str, port: u16) -> Finding {
+async fn port(name: &str, address: &str, port: u16) -> DoctorFinding {
     match timeout(CONNECT, TcpStream::connect((address, port))).await {
-        Ok(Ok(_)) => Finding::good(format!("the host {name} answers on port {port}")),
-        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => Finding::error(
+        Ok(Ok(_)) => DoctorFinding::good(format!("the host {name} answers on port {port}")),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::ConnectionRefused => DoctorFinding::error(
             format!("the host {name} refuses connections on port {port}"),
             "see that its firewall lets NFC through, and that its management services run",
         ),
-        Ok(Err(error)) => Finding::error(
+        Ok(Err(error)) => DoctorFinding::error(
             format!("the host {name} cannot be reached at {address}:{port}: {error}"),
             "see that its name resolves here as in vCenter, and that its address is not one of this cluster's own \
              networks",
         ),
-        Err(_) => Finding::error(
+        Err(_) => DoctorFinding::error(
             format!("the host {name} does not answer at {address}:{port} within {} s", CONNECT.as_secs()),
             "open the port from here to the host",
         ),
@@ -246,10 +247,10 @@ mod tests {
     async fn a_port_that_is_closed_is_an_error_with_a_remedy() {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let open = listener.local_addr().unwrap().port();
-        assert_eq!(port("esx1", "127.0.0.1", open).await.severity, Severity::Good);
+        assert_eq!(port("esx1", "127.0.0.1", open).await.severity, DoctorSeverity::Good);
         drop(listener);
         let closed = port("esx1", "127.0.0.1", open).await;
-        assert_eq!(closed.severity, Severity::Error);
+        assert_eq!(closed.severity, DoctorSeverity::Error);
         assert!(closed.to_string().contains("esx1") && !closed.remedy.is_empty());
     }
 }

@@ -7,7 +7,7 @@ use warmd_core::model::plan::snapshots::SnapshotPolicy;
 use crate::{
     client::{Client, Patience},
     error::{During as _, Kind, Result, VsphereError},
-    inventory::{Inventory, Vm},
+    inventory::{ServerInventory, Vm},
     settings::Settings,
     soap::MoRef,
     vim::{About, server},
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Vsphere {
     pub(crate) client: Client,
-    pub(crate) inventory: Inventory,
+    pub(crate) inventory: ServerInventory,
     pub(crate) settings: Arc<Settings>,
 }
 
@@ -30,9 +30,9 @@ impl Vsphere {
     /// The same, with other deadlines for calls.
     pub fn with_patience(settings: Settings, patience: Patience) -> Result<Self> {
         let account = settings.account()?;
-        settings.judge()?;
+        settings.check()?;
         let client = Client::new(account, patience)?;
-        let inventory = Inventory::new(client.clone());
+        let inventory = ServerInventory::new(client.clone());
         Ok(Self { client, inventory, settings: Arc::new(settings) })
     }
 
@@ -118,7 +118,7 @@ mod tests {
     use crate::{
         Owner,
         power::Shutdown,
-        snapshot::{Request, Taken},
+        snapshot::{Taken, VmSnapshotRequest},
         soap::MoRef,
     };
 
@@ -129,7 +129,7 @@ mod tests {
         of: &MoRef,
         owner: &Owner,
         taken: &Taken,
-        order: &Request,
+        order: &VmSnapshotRequest,
         how: Shutdown,
     ) {
         fn is_send(_: impl Send) {}

@@ -47,7 +47,7 @@ pub enum Stopped {
 
 /// What a look at a VM's power found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Standing {
+struct PowerStatus {
     power: Power,
     /// What it waits to be told, if it waits.
     question: Option<String>,
@@ -57,10 +57,10 @@ struct Standing {
 impl Vsphere {
     /// Whether the VM runs, asked now.
     pub async fn power(&self, of: &MoRef) -> Result<Power> {
-        Ok(self.standing(of).await.during(|| format!("VM {}: looking whether it runs", of.id))?.power)
+        Ok(self.status(of).await.during(|| format!("VM {}: looking whether it runs", of.id))?.power)
     }
 
-    async fn standing(&self, of: &MoRef) -> Result<Standing> {
+    async fn status(&self, of: &MoRef) -> Result<PowerStatus> {
         let paths = [
             "runtime.powerState",
             "runtime.connectionState",
@@ -68,10 +68,12 @@ impl Vsphere {
             "runtime.question",
             "guest.toolsRunningStatus",
         ];
-        let object = properties::of(&self.client, of, &paths).await?;
+        let object = properties::read_properties(&self.client, of, &paths).await?;
         let host = match object.moref("runtime.host") {
             Some(host) => {
-                let found = properties::of(&self.client, &host, &["name", "runtime.connectionState"]).await;
+                let found =
+                    properties::read_properties(&self.client, &host, &["name", "runtime.connectionState"])
+                        .await;
                 match found {
                     Ok(host) => Some(host),
                     // It was moved in this moment, or its host may not be looked at: the VM's own state
@@ -82,7 +84,7 @@ impl Vsphere {
             }
             None => None,
         };
-        judge(&object, host.as_ref())
+        power_status(&object, host.as_ref())
     }
 
     /// Stops the VM: asks the guest, waits, then cuts the power if it may. Off already is success.
@@ -92,8 +94,8 @@ impl Vsphere {
         let mut asked_once = false;
         let mut ask_at = Instant::now();
         loop {
-            let standing = self.standing(of).await.during(context)?;
-            match standing.power {
+            let status = self.status(of).await.during(context)?;
+            match status.power {
                 Power::Off if asked_once => return Ok(Stopped::Gracefully),
                 Power::Off => return Ok(Stopped::WasOff),
                 Power::Suspended => {
@@ -117,7 +119,7 @@ impl Vsphere {
                         return Err(error).during(context);
                     }
                     Err(error) => {
-                        tracing::warn!(vm = %of, %error, tools = standing.has_tools, "the guest could not be asked to shut down");
+                        tracing::warn!(vm = %of, %error, tools = status.has_tools, "the guest could not be asked to shut down");
                     }
                 }
                 continue;
@@ -142,7 +144,7 @@ impl Vsphere {
     async fn cut_power(&self, of: &MoRef) -> Result<Stopped> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            match self.standing(of).await?.power {
+            match self.status(of).await?.power {
                 Power::Off if last.is_none() => return Ok(Stopped::Gracefully),
                 Power::Off => return Ok(Stopped::Forced),
                 Power::On | Power::Suspended => {}
@@ -151,7 +153,7 @@ impl Vsphere {
             last = Some(self.switched(begun, "the server says that it is done, and it still runs").await?);
         }
         // The last attempt may have done it.
-        if self.standing(of).await?.power == Power::Off {
+        if self.status(of).await?.power == Power::Off {
             return Ok(Stopped::Forced);
         }
         Err(VsphereError::new(Kind::Failed, "cutting the power", last.unwrap_or_default()))
@@ -183,9 +185,9 @@ impl Vsphere {
         let context = || format!("VM {}: starting it", of.id);
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            let standing = self.standing(of).await.during(context)?;
-            if standing.power == Power::On {
-                return match standing.question {
+            let status = self.status(of).await.during(context)?;
+            if status.power == Power::On {
+                return match status.question {
                     Some(question) => Err(VsphereError::blocked(context(), waits(&question))),
                     None => Ok(()),
                 };
@@ -193,11 +195,11 @@ impl Vsphere {
             let begun = vm::power_on(&self.client, of).await;
             let came = self.switched(begun, "the server says that it is done, and it is off").await;
             last = Some(came.during(context)?);
-            if let Ok(Standing { question: Some(question), .. }) = self.standing(of).await {
+            if let Ok(PowerStatus { question: Some(question), .. }) = self.status(of).await {
                 return Err(VsphereError::blocked(context(), waits(&question)));
             }
         }
-        if self.standing(of).await.during(context)?.power == Power::On {
+        if self.status(of).await.during(context)?.power == Power::On {
             return Ok(());
         }
         Err(VsphereError::new(Kind::Failed, context(), last.unwrap_or_default()))
@@ -214,7 +216,7 @@ fn waits(question: &str) -> String {
 }
 
 /// What the VM's and its host's properties say.
-fn judge(vm: &properties::Object, host: Option<&properties::Object>) -> Result<Standing> {
+fn power_status(vm: &properties::Object, host: Option<&properties::Object>) -> Result<PowerStatus> {
     let unreachable = |why: String| {
         Err(VsphereError::new(
             Kind::Unreachable,
@@ -236,7 +238,7 @@ fn judge(vm: &properties::Object, host: Option<&properties::Object>) -> Result<S
     let power = Power::read(state).ok_or_else(|| {
         VsphereError::failed("reading `runtime.powerState`", format!("it is `{state}`, which is not known"))
     })?;
-    Ok(Standing {
+    Ok(PowerStatus {
         power,
         question: vm.get("runtime.question").and_then(|question| question.text_at("text")).map(str::to_owned),
         has_tools: vm.text("guest.toolsRunningStatus") == Some("guestToolsRunning"),
@@ -264,23 +266,33 @@ mod tests {
     fn what_cannot_be_reached_is_never_off() {
         let connected = object("HostSystem", &[("name", "esx1"), ("runtime.connectionState", "connected")]);
         let lost = object("HostSystem", &[("name", "esx1"), ("runtime.connectionState", "notResponding")]);
-        assert_eq!(judge(&vm("poweredOff", "connected"), Some(&connected)).unwrap().power, Power::Off);
+        assert_eq!(power_status(&vm("poweredOff", "connected"), Some(&connected)).unwrap().power, Power::Off);
         for (vm, host) in [
             (vm("poweredOff", "disconnected"), Some(&connected)),
             (vm("poweredOff", "orphaned"), None),
             (vm("poweredOff", "connected"), Some(&lost)),
         ] {
-            let error = judge(&vm, host).unwrap_err();
+            let error = power_status(&vm, host).unwrap_err();
             assert_eq!(error.kind, Kind::Unreachable, "{error}");
         }
-        assert!(judge(&vm("poweredOff", "connected"), Some(&lost)).unwrap_err().to_string().contains("esx1"));
+        assert!(
+            power_status(&vm("poweredOff", "connected"), Some(&lost))
+                .unwrap_err()
+                .to_string()
+                .contains("esx1")
+        );
     }
 
     #[test]
     fn what_is_not_said_or_not_known_is_not_off() {
-        assert!(judge(&vm("hibernated", "connected"), None).is_err());
-        assert!(judge(&object("VirtualMachine", &[("runtime.powerState", "poweredOff")]), None).is_err());
-        assert!(judge(&object("VirtualMachine", &[("runtime.connectionState", "connected")]), None).is_err());
-        assert_eq!(judge(&vm("suspended", "connected"), None).unwrap().power, Power::Suspended);
+        assert!(power_status(&vm("hibernated", "connected"), None).is_err());
+        assert!(
+            power_status(&object("VirtualMachine", &[("runtime.powerState", "poweredOff")]), None).is_err()
+        );
+        assert!(
+            power_status(&object("VirtualMachine", &[("runtime.connectionState", "connected")]), None)
+                .is_err()
+        );
+        assert_eq!(power_status(&vm("suspended", "connected"), None).unwrap().power, Power::Suspended);
     }
 }

@@ -44,12 +44,12 @@ pub struct Settings {
     #[serde(default = "default_task_seconds")]
     pub task_seconds: u64,
     #[serde(default)]
-    pub reader: Reader,
+    pub reader: ReaderSettings,
     #[serde(default)]
     pub capacity: Capacity,
     /// ESXi hosts that are read directly, so that the data does not pass vCenter.
     #[serde(default)]
-    pub hosts: Vec<Host>,
+    pub hosts: Vec<EsxiHost>,
 }
 
 const fn default_snapshot_seconds() -> u64 {
@@ -67,7 +67,7 @@ const fn default_task_seconds() -> u64 {
 /// How the disks' contents are read.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Reader {
+pub struct ReaderSettings {
     pub kind: ReaderKind,
     /// The nbdkit program.
     pub nbdkit: PathBuf,
@@ -99,7 +99,7 @@ pub enum ReaderKind {
     Outside,
 }
 
-impl Default for Reader {
+impl Default for ReaderSettings {
     fn default() -> Self {
         Self {
             kind: ReaderKind::Vddk,
@@ -138,7 +138,7 @@ impl Default for Capacity {
 /// An ESXi host that is read directly.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Host {
+pub struct EsxiHost {
     /// As vCenter calls it.
     pub name: String,
     /// Where it is reached, if not by that name: `HOST` or `HOST:PORT`.
@@ -185,7 +185,7 @@ impl Settings {
     }
 
     /// Judges the rest without asking anything.
-    pub fn judge(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if !self.password_file.is_absolute() {
             return Err(setting("password_file", "use an absolute path"));
         }
@@ -218,16 +218,16 @@ impl Settings {
                 return Err(setting(&format!("hosts, {}, password_file", host.name), "use an absolute path"));
             }
         }
-        self.reader.judge()
+        self.reader.check()
     }
 
     /// The host that is read directly, if this one is.
-    pub fn direct_host(&self, name: &str) -> Option<&Host> {
+    pub fn direct_host(&self, name: &str) -> Option<&EsxiHost> {
         self.hosts.iter().find(|host| host.name.eq_ignore_ascii_case(name))
     }
 }
 
-impl Host {
+impl EsxiHost {
     /// Where it is reached.
     pub(crate) fn server(&self) -> Result<Server> {
         let address = self.address.as_ref().unwrap_or(&self.name);
@@ -235,8 +235,8 @@ impl Host {
     }
 }
 
-impl Reader {
-    fn judge(&self) -> Result<()> {
+impl ReaderSettings {
+    fn check(&self) -> Result<()> {
         match self.kind {
             ReaderKind::Outside => {
                 let uri = self.uri.as_deref().unwrap_or_default();
@@ -325,7 +325,7 @@ pub(crate) mod tests {
 
     fn judged(toml: &str) -> String {
         match toml::from_str::<Settings>(toml) {
-            Ok(settings) => match settings.account().map(drop).and_then(|()| settings.judge()) {
+            Ok(settings) => match settings.account().map(drop).and_then(|()| settings.check()) {
                 Ok(()) => String::new(),
                 Err(error) => error.to_string(),
             },

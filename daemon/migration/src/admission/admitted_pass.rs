@@ -26,17 +26,17 @@ pub(in super::super) async fn pass(
     then: Option<&dyn OnDrained>,
 ) -> Result<PassEnd, WorkError> {
     if let Some(admission) = context.admissions.acquired() {
-        return pass::run(context, &admission, kind, stop, then).await;
+        return pass::perform_pass(context, &admission, kind, stop, then).await;
     }
     if kind == PassKind::Final {
         // The VM is down: no waiting.
-        return pass::run(context, &at_once(context), kind, stop, then).await;
+        return pass::perform_pass(context, &at_once(context), kind, stop, then).await;
     }
     let what = if then.is_some() { For::Comparison } else { For::PreCopy };
     loop {
         let admission = wait(context, what, stop).await?;
         let result = unless_recalled(context, &admission, kind, stop, then).await;
-        let preempted = admission.recall.is_stopped() && !stop.is_stopped();
+        let preempted = admission.stop_signal.is_stopped() && !stop.is_stopped();
         drop(admission);
         if !preempted || matches!(result, Ok(PassEnd::Drained)) {
             return result;
@@ -56,12 +56,12 @@ async fn unless_recalled(
     then: Option<&dyn OnDrained>,
 ) -> Result<PassEnd, WorkError> {
     let own = StopSignal::new();
-    let mut run = pin!(pass::run(context, admission, kind, &own, then));
+    let mut run = pin!(pass::perform_pass(context, admission, kind, &own, then));
     tokio::select! {
         biased;
         result = &mut run => return result,
         () = stop.stopped() => {}
-        () = admission.recall.stopped() => {}
+        () = admission.stop_signal.stopped() => {}
     }
     own.stop();
     run.await

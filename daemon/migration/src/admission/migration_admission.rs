@@ -26,7 +26,7 @@ use warmd_core::{
 };
 use warmd_schedules::admission_queue::{AdmissionJob, QuotaScope};
 
-use super::{Admission, AdmissionControl, Places};
+use super::{Admission, AdmissionControl, QuotaLocations};
 use crate::{
     context::Context,
     failure::{Remedy, WorkError},
@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Admissions {
     pub(super) gate: Arc<AdmissionControl>,
-    places: Mutex<Places>,
+    places: Mutex<QuotaLocations>,
     /// The admission of its cutover.
     acquired: Mutex<Option<Arc<Admission>>>,
     /// The id of its waiting job.
@@ -60,20 +60,20 @@ pub(super) enum For {
 
 impl Admissions {
     /// The admissions of a migration in these places.
-    pub(in super::super) fn new(gate: Arc<AdmissionControl>, places: Places) -> Self {
+    pub(in super::super) fn new(gate: Arc<AdmissionControl>, places: QuotaLocations) -> Self {
         let (acquired, waiting, waited) = (Mutex::default(), Mutex::default(), AtomicU64::new(0));
         Self { gate, places: Mutex::new(places), acquired, waiting, waited }
     }
 
     /// Where its disks are.
-    pub(in super::super) fn places(&self) -> Places {
+    pub(in super::super) fn places(&self) -> QuotaLocations {
         lock(&self.places).clone()
     }
 
     /// Why it waits for its admission, if it does.
     pub fn why(&self) -> Option<String> {
         let id = (*lock(&self.waiting))?;
-        Some(told(&self.gate.why(id)?))
+        Some(waits_text(&self.gate.why(id)?))
     }
 
     /// The total time that it has waited.
@@ -101,7 +101,7 @@ fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn told(why: &str) -> String {
+fn waits_text(why: &str) -> String {
     format!("waits for admission: {why}")
 }
 
@@ -126,7 +126,7 @@ fn count(disks: usize) -> u32 {
 
 /// Admits at once, for work that cannot wait.
 pub(super) fn at_once(context: &Context) -> Admission {
-    context.admissions.gate.let_in(|id| job(context, For::Cutover, id))
+    context.admissions.gate.admit_at_once(|id| job(context, For::Cutover, id))
 }
 
 /// Follows the VM to the host that it is on now, whose quotas then count. The known host stays if the source
@@ -155,7 +155,7 @@ pub(super) async fn wait(context: &Context, what: For, stop: &StopSignal) -> Res
         }
         let (id, places) = (asked.admission.id, admissions.places());
         let waits = Waits::begin(admissions, id);
-        let why = admissions.gate.why(id).map(|why| told(&why));
+        let why = admissions.gate.why(id).map(|why| waits_text(&why));
         context.live.update(|view| (view.next_pass, view.next_pass_why) = (None, why));
         let admission = unless_stopped(stop, asked.granted()).await?;
         drop(waits);

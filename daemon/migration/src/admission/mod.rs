@@ -33,7 +33,7 @@ use self::scopes::Scoped;
 pub(super) use self::{
     admitted_pass::pass,
     migration_admission::enter,
-    scopes::{Nodes, Places},
+    scopes::{QuotaLocations, RateNodes},
 };
 
 /// The daemon's one admission control.
@@ -48,10 +48,10 @@ pub struct AdmissionControl {
 
 #[derive(Default)]
 struct State {
-    arbiter: AdmissionQueue,
+    queue: AdmissionQueue,
     waiting: BTreeMap<u64, oneshot::Sender<()>>,
     /// The stop signals of all waiting and running jobs, for preemption.
-    recalls: BTreeMap<u64, StopSignal>,
+    stop_signals: BTreeMap<u64, StopSignal>,
     preempted: BTreeSet<u64>,
     scopes: BTreeMap<QuotaScope, Scoped>,
     next: u64,
@@ -70,35 +70,35 @@ impl AdmissionControl {
     }
 
     /// Queues a job; it may be admitted at once.
-    fn ask(self: &Arc<Self>, job: impl FnOnce(u64) -> AdmissionJob) -> Asked {
+    fn ask(self: &Arc<Self>, job: impl FnOnce(u64) -> AdmissionJob) -> PendingAdmission {
         let (admitted, granted) = oneshot::channel();
         let mut state = self.lock();
         let admission = state.enroll(self);
         state.waiting.insert(admission.id, admitted);
-        state.arbiter.submit(job(admission.id));
+        state.queue.submit(job(admission.id));
         self.settle(&mut state);
-        Asked { granted, admission }
+        PendingAdmission { granted, admission }
     }
 
     /// Admits a job that cannot wait; it counts like any other.
-    fn let_in(self: &Arc<Self>, job: impl FnOnce(u64) -> AdmissionJob) -> Admission {
+    fn admit_at_once(self: &Arc<Self>, job: impl FnOnce(u64) -> AdmissionJob) -> Admission {
         let mut state = self.lock();
         let admission = state.enroll(self);
-        state.arbiter.start_at_once(job(admission.id));
+        state.queue.start_at_once(job(admission.id));
         admission
     }
 
     /// Why a job waits, in words.
     fn why(&self, id: u64) -> Option<String> {
-        self.lock().arbiter.why(id)
+        self.lock().queue.why(id)
     }
 
     fn leave(&self, id: u64) {
         let mut state = self.lock();
         state.waiting.remove(&id);
-        state.recalls.remove(&id);
+        state.stop_signals.remove(&id);
         state.preempted.remove(&id);
-        state.arbiter.remove(id);
+        state.queue.remove(id);
         self.settle(&mut state);
     }
 
@@ -107,19 +107,19 @@ impl AdmissionControl {
         if self.shutdown.is_cancelled() {
             return;
         }
-        for id in state.arbiter.admit() {
+        for id in state.queue.admit() {
             if let Some(waiting) = state.waiting.remove(&id) {
                 // A job that was dropped gives its admission back on drop.
                 waiting.send(()).ok();
             }
         }
-        if !state.arbiter.keeps_cutovers_waiting() {
+        if !state.queue.keeps_cutovers_waiting() {
             return;
         }
-        for id in state.arbiter.preemptible(&state.preempted) {
+        for id in state.queue.preemptible(&state.preempted) {
             state.preempted.insert(id);
-            if let Some(recall) = state.recalls.get(&id) {
-                recall.stop();
+            if let Some(stop_signal) = state.stop_signals.get(&id) {
+                stop_signal.stop();
             }
         }
     }
@@ -132,9 +132,9 @@ impl AdmissionControl {
 impl State {
     fn enroll(&mut self, gate: &Arc<AdmissionControl>) -> Admission {
         self.next += 1;
-        let (id, recall) = (self.next, StopSignal::new());
-        self.recalls.insert(id, recall.clone());
-        Admission { gate: Arc::clone(gate), id, recall }
+        let (id, stop_signal) = (self.next, StopSignal::new());
+        self.stop_signals.insert(id, stop_signal.clone());
+        Admission { gate: Arc::clone(gate), id, stop_signal }
     }
 }
 
@@ -143,7 +143,7 @@ impl State {
 pub struct Admission {
     gate: Arc<AdmissionControl>,
     id: u64,
-    recall: StopSignal,
+    stop_signal: StopSignal,
 }
 
 impl Drop for Admission {
@@ -153,12 +153,12 @@ impl Drop for Admission {
 }
 
 /// An admission that is pending or granted. Dropping it loses nothing.
-struct Asked {
+struct PendingAdmission {
     granted: oneshot::Receiver<()>,
     admission: Admission,
 }
 
-impl Asked {
+impl PendingAdmission {
     /// Whether it is granted already.
     fn is_granted(&mut self) -> bool {
         self.granted.try_recv().is_ok()
@@ -177,7 +177,7 @@ impl Asked {
 impl std::fmt::Debug for AdmissionControl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let state = self.lock();
-        let running = state.arbiter.running().len();
+        let running = state.queue.running().len();
         f.debug_struct("Gate").field("waiting", &state.waiting.len()).field("running", &running).finish()
     }
 }

@@ -18,7 +18,7 @@ use warmd_core::{
         id::DiskKey,
         machine::Machine,
         plan::Plan,
-        quota::{ConfiguredQuotas, QuotaView, place_name},
+        quota::{ConfiguredQuotas, QuotaView, quota_endpoint_name},
     },
     sources::Source,
 };
@@ -53,14 +53,14 @@ struct Written {
 
 /// Where a migration's disks are, in terms of quotas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in super::super) struct Places {
+pub(in super::super) struct QuotaLocations {
     pub(super) source: String,
     pub(super) target: String,
     /// Hosts and datastores, each with its disks.
     pub(super) others: BTreeMap<QuotaScope, BTreeSet<DiskKey>>,
 }
 
-impl Places {
+impl QuotaLocations {
     /// The places of a migration of which only the endpoints are known.
     pub(in super::super) fn ends(source: &str, target: &str) -> Self {
         Self { source: source.to_owned(), target: target.to_owned(), others: BTreeMap::new() }
@@ -69,7 +69,7 @@ impl Places {
 
 /// The quotas that limit the rate of a disk.
 #[derive(Debug)]
-pub(in super::super) struct Nodes {
+pub(in super::super) struct RateNodes {
     pub(in super::super) global: Option<Limiter>,
     pub(in super::super) source: Option<Limiter>,
     pub(in super::super) target: Option<Limiter>,
@@ -115,7 +115,7 @@ impl AdmissionControl {
     pub(in super::super) fn forget_plan(&self, name: &str) {
         let (mut state, scope) = (self.lock(), QuotaScope::Plan(name.to_owned()));
         state.scopes.remove(&scope);
-        state.arbiter.set_limit(&scope, Allowance::default());
+        state.queue.set_limit(&scope, Allowance::default());
     }
 
     fn set_written(&self, state: &mut State, scope: &QuotaScope, written: Written) {
@@ -149,13 +149,13 @@ impl AdmissionControl {
         (name, source): (&str, &dyn Source),
         target: &str,
         machine: &Machine,
-    ) -> Places {
+    ) -> QuotaLocations {
         let mut state = self.lock();
         let mut others = BTreeMap::<QuotaScope, BTreeSet<DiskKey>>::new();
         let (host, own) = (source.host(machine), source.quotas());
         self.add_written(&mut state, &QuotaScope::Source(name.to_owned()), own.whole);
         if let Some(host) = &host {
-            self.add_written(&mut state, &QuotaScope::Host(place_name(Some(name), host)), own.host);
+            self.add_written(&mut state, &QuotaScope::Host(quota_endpoint_name(Some(name), host)), own.host);
         }
         for disk in &machine.disks {
             let host = host.clone().map(|place| (QuotaScope::Host as fn(String) -> QuotaScope, place));
@@ -164,23 +164,23 @@ impl AdmissionControl {
                 .map(|place| (QuotaScope::Datastore as fn(String) -> QuotaScope, place));
             for (scope, place) in host.into_iter().chain(store) {
                 for source in [None, Some(name)] {
-                    let scope = scope(place_name(source, &place));
+                    let scope = scope(quota_endpoint_name(source, &place));
                     if state.scopes.contains_key(&scope) {
                         others.entry(scope).or_default().insert(disk.key.clone());
                     }
                 }
             }
         }
-        Places { source: name.to_owned(), target: target.to_owned(), others }
+        QuotaLocations { source: name.to_owned(), target: target.to_owned(), others }
     }
 
     /// The nodes that limit the rate of a disk of a plan, which was passed to
     /// [`AdmissionControl::set_plan_quota`] before.
-    pub(in super::super) fn nodes(&self, places: &Places, plan: &str, disk: &DiskKey) -> Nodes {
+    pub(in super::super) fn nodes(&self, places: &QuotaLocations, plan: &str, disk: &DiskKey) -> RateNodes {
         let state = self.lock();
         let of = |scope: &QuotaScope| state.scopes.get(scope).map(|scoped| scoped.limiter.clone());
         let others = places.others.iter().filter(|(_, disks)| disks.contains(disk));
-        Nodes {
+        RateNodes {
             global: of(&QuotaScope::Global),
             source: of(&QuotaScope::Source(places.source.clone())),
             target: of(&QuotaScope::Target(places.target.clone())),
@@ -237,17 +237,17 @@ impl AdmissionControl {
                 allowance: scoped.allowance,
                 why: scoped.quotas.why(now),
                 next_change: scoped.next_change,
-                passes: state.arbiter.used(scope, QuotaKind::Passes),
-                snapshots: state.arbiter.used(scope, QuotaKind::Snapshots),
-                disks: state.arbiter.used(scope, QuotaKind::Disks),
+                passes: state.queue.used(scope, QuotaKind::Passes),
+                snapshots: state.queue.used(scope, QuotaKind::Snapshots),
+                disks: state.queue.used(scope, QuotaKind::Disks),
                 rate: scoped.limiter.load().rate,
-                waiting: state.arbiter.waiting_in(scope) as u64,
+                waiting: state.queue.waiting_in(scope) as u64,
             })
             .collect()
     }
 
     /// The configured quotas of a migration, besides those of its plan.
-    pub(in super::super) fn quotas_over(&self, places: &Places) -> Vec<(QuotaScope, Quotas)> {
+    pub(in super::super) fn quotas_over(&self, places: &QuotaLocations) -> Vec<(QuotaScope, Quotas)> {
         let state = self.lock();
         let ends = [
             QuotaScope::Global,
@@ -261,7 +261,11 @@ impl AdmissionControl {
 
     /// The read rates that the quotas allow a migration of a plan now, in bytes per second, with the name of
     /// each.
-    pub(in super::super) fn ceilings(&self, places: &Places, plan: &str) -> Vec<(String, NonZeroU64)> {
+    pub(in super::super) fn ceilings(
+        &self,
+        places: &QuotaLocations,
+        plan: &str,
+    ) -> Vec<(String, NonZeroU64)> {
         let state = self.lock();
         let ends = [
             QuotaScope::Global,
@@ -285,6 +289,6 @@ impl State {
         scoped.next_change = scoped.quotas.next_change(now);
         scoped.limiter.set(Limit { rate: scoped.allowance.bytes_per_second, requests: None });
         let allowance = scoped.allowance;
-        self.arbiter.set_limit(scope, allowance);
+        self.queue.set_limit(scope, allowance);
     }
 }

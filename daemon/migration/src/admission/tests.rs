@@ -29,7 +29,7 @@ async fn who_stops_waiting_or_ends_lets_the_next_one_in() {
     drop(first);
     assert!(third.is_granted() && !fourth.is_granted());
     // A job that cannot wait counts, and does not wait.
-    let forced = gate.let_in(|id| AdmissionJob::pass(id, "p", 1));
+    let forced = gate.admit_at_once(|id| AdmissionJob::pass(id, "p", 1));
     drop(third);
     assert!(!fourth.is_granted());
     drop(forced);
@@ -39,7 +39,7 @@ async fn who_stops_waiting_or_ends_lets_the_next_one_in() {
     drop(granted);
     assert!(!fifth.is_granted(), "the daemon ends: nothing is begun");
     drop(fifth);
-    assert!(gate.lock().waiting.is_empty() && gate.lock().recalls.is_empty());
+    assert!(gate.lock().waiting.is_empty() && gate.lock().stop_signals.is_empty());
 }
 
 /// The cost of one end and one new pass where five hundred wait at forty full datastores, in steps of the
@@ -55,17 +55,17 @@ fn five_hundred_that_wait_cost_little() {
         gate.ask(|id| AdmissionJob::pass(id, &plan, 4).on(&store(number % STORES), 4))
     };
     let mut asked: Vec<_> = (0..WAITING).map(ask).collect();
-    let mut running: Vec<_> = asked.extract_if(.., Asked::is_granted).collect();
+    let mut running: Vec<_> = asked.extract_if(.., PendingAdmission::is_granted).collect();
     assert_eq!(running.len() as u64, 2 * STORES);
-    let (begun, before) = (std::time::Instant::now(), gate.lock().arbiter.steps());
+    let (begun, before) = (std::time::Instant::now(), gate.lock().queue.steps());
     for number in 0..WAITING {
         drop(running.remove(0));
         asked.push(ask(number));
-        let admitted: Vec<_> = asked.extract_if(.., Asked::is_granted).collect();
+        let admitted: Vec<_> = asked.extract_if(.., PendingAdmission::is_granted).collect();
         assert_eq!(admitted.len(), 1, "one ends, and one is woken");
         running.extend(admitted);
     }
-    let steps = (gate.lock().arbiter.steps() - before) / WAITING;
+    let steps = (gate.lock().queue.steps() - before) / WAITING;
     println!("{steps} steps and {:?} for each, unoptimised", begun.elapsed() / WAITING as u32);
     assert!(steps < 30 * WAITING, "{steps} steps");
 }

@@ -71,7 +71,7 @@ impl Driver {
 
     /// The forecast duration of the cutover that begins, in seconds.
     pub(super) async fn forecast(&self) -> Option<ForecastRange> {
-        forecast::told(&self.context).await.ok().flatten().map(|told| told.raw)
+        forecast::current_forecast(&self.context).await.ok().flatten().map(|told| told.raw)
     }
 
     async fn miss(&mut self, why: String) {

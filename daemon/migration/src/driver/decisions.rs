@@ -1,5 +1,5 @@
-//! What the driver does with an event: it has it decided, finds out the facts that this needs, has the decision
-//! saved, and answers.
+//! What the driver does with an event: it has it decided, finds out the facts that this needs, has the
+//! decision saved, and answers.
 //!
 //! Rule: the answer comes last, so that an accepted request is never lost.
 

@@ -59,7 +59,7 @@ impl Driver {
         let zone = self.zone();
         let mut facts =
             self.known(zone).await.map_or_else(|| PassHistory::unknown(zone), |known| known.facts);
-        facts.last = facts.last.map(|last| self.context.steady.told(last, clock::now()));
+        facts.last = facts.last.map(|last| self.context.monotonic_pass.at_wall_clock(last, clock::now()));
         facts
     }
 

@@ -52,7 +52,7 @@ impl Driver {
 
     /// Updates the past in the view.
     pub(super) async fn refresh(&self) {
-        match forecast::told(&self.context).await {
+        match forecast::current_forecast(&self.context).await {
             Ok(told) => self.context.live.update(|view| {
                 view.forecast = told.map(|told| told.view);
                 view.downtime_forecast = view.forecast.as_ref().map(|forecast| forecast.downtime.expected);

@@ -36,7 +36,7 @@ impl Manager {
     pub(super) fn coordinate(self: &Arc<Self>, running: Arc<Running>) {
         let manager = Arc::clone(self);
         self.owners.spawn(async move {
-            let work = || coordinator::run(Arc::clone(&manager), Arc::clone(&running));
+            let work = || coordinator::coordinate_group(Arc::clone(&manager), Arc::clone(&running));
             manager.once_again(running.group.id, &running.group.plan, work).await;
         });
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use warmd_cbt::stop::StopSignal;
 use warmd_core::model::{group::GroupMember, id::MigrationId};
 
-use super::{Board, Groups};
+use super::{GroupChannel, Groups};
 use crate::{
     context::Context,
     cutover::fence,
@@ -99,7 +99,7 @@ fn micros(span: Duration) -> u64 {
 }
 
 /// Whether the member may continue, or why not; `None` if undecided.
-fn status(board: &Board, id: MigrationId) -> Option<Result<(), String>> {
+fn status(board: &GroupChannel, id: MigrationId) -> Option<Result<(), String>> {
     if board.open.contains(&id) {
         return Some(Ok(()));
     }
@@ -107,7 +107,7 @@ fn status(board: &Board, id: MigrationId) -> Option<Result<(), String>> {
 }
 
 /// The members that are not at the barrier, in words.
-fn missing(board: &Board, members: &[GroupMember], tier: usize) -> String {
+fn missing(board: &GroupChannel, members: &[GroupMember], tier: usize) -> String {
     let absent: Vec<_> = members
         .iter()
         .filter(|member| {

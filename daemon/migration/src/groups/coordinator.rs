@@ -10,7 +10,7 @@ use warmd_core::{
     clock,
     control::Control as _,
     model::{
-        coordination::{GroupDecision, MemberStatus, Seat, decide},
+        coordination::{GroupDecision, GroupVm, MemberStatus, decide},
         event_kind::EventKind,
         group::{Group, GroupMember, GroupView},
         phase::Phase,
@@ -22,14 +22,14 @@ use warmd_core::{
 };
 use warmd_store::{MemberFacts, StoreError};
 
-use super::{Board, Running};
+use super::{GroupChannel, Running};
 use crate::{manager::Manager, retry::Retry};
 
 /// The interval at which the members are checked without a notification.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Drives the group to its end, or until the daemon shuts down.
-pub(super) async fn run(manager: Arc<Manager>, running: Arc<Running>) {
+pub(super) async fn coordinate_group(manager: Arc<Manager>, running: Arc<Running>) {
     let mut board = running.board.listen();
     let mut is_told = running.group.halted.is_some();
     loop {
@@ -56,7 +56,7 @@ pub(super) async fn run(manager: Arc<Manager>, running: Arc<Running>) {
 /// Checks once, and acts; returns whether the group is finished.
 async fn step(manager: &Manager, running: &Running, is_told: &mut bool) -> Result<bool, StoreError> {
     let group = &running.group;
-    let board = running.board.look(Board::clone);
+    let board = running.board.look(GroupChannel::clone);
     if let (Some(why), false) = (&board.halted, *is_told) {
         // An abort is announced on the board only.
         note_broken(manager, group, why).await?;
@@ -123,14 +123,18 @@ async fn begun(manager: &Manager, group: &Group, member: &GroupMember) -> Option
     }
 }
 
-fn seats(members: &[GroupMember], statuses: &[MemberStatus]) -> Vec<Seat> {
+fn seats(members: &[GroupMember], statuses: &[MemberStatus]) -> Vec<GroupVm> {
     let each = members.iter().zip(statuses);
-    each.map(|(member, status)| Seat { vm: member.vm.clone(), tier: member.tier, status: status.clone() })
+    each.map(|(member, status)| GroupVm { vm: member.vm.clone(), tier: member.tier, status: status.clone() })
         .collect()
 }
 
 /// The statuses of the members.
-pub(super) fn statuses(members: &[GroupMember], facts: &[MemberFacts], board: &Board) -> Vec<MemberStatus> {
+pub(super) fn statuses(
+    members: &[GroupMember],
+    facts: &[MemberFacts],
+    board: &GroupChannel,
+) -> Vec<MemberStatus> {
     let each = members.iter().zip(facts);
     each.map(|(member, facts)| {
         let id = member.migration;

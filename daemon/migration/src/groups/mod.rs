@@ -60,12 +60,12 @@ pub(super) struct ReadyMember {
 #[derive(Debug)]
 struct Running {
     group: Group,
-    board: FifoWatch<Board>,
+    board: FifoWatch<GroupChannel>,
 }
 
 /// The messages between its members and its coordinator.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Board {
+struct GroupChannel {
     /// Members at the barrier.
     arrived: BTreeSet<MigrationId>,
     /// Members for which it was opened. This is final.
@@ -79,7 +79,7 @@ struct Board {
 impl Groups {
     /// Adds a running group; a halted one stays halted.
     fn add(&self, group: Group) -> Arc<Running> {
-        let board = Board { halted: group.halted.clone(), ..Board::default() };
+        let board = GroupChannel { halted: group.halted.clone(), ..GroupChannel::default() };
         let running = Arc::new(Running { group, board: FifoWatch::new(board) });
         self.lock().running.insert(running.group.id, Arc::clone(&running));
         self.turns.change(|turns| *turns += 1);

@@ -10,7 +10,7 @@ use warmd_core::{
         event_kind::EventKind,
         group::{GroupMember, GroupView},
         plan::Plan,
-        request::{Request, RequestOutcome, judge},
+        request::{Request, RequestOutcome, check_request},
         scheduled_cutover::{CutoverOrder, CutoverTime},
         view::EventView,
     },
@@ -179,7 +179,8 @@ impl Manager {
         let Some(mut group) = self.store.last_group(&plan.name).await.map_err(internal)? else {
             return Ok(None);
         };
-        let board = self.groups.of_plan(&plan.name).map(|running| running.board.look(super::Board::clone));
+        let board =
+            self.groups.of_plan(&plan.name).map(|running| running.board.look(super::GroupChannel::clone));
         let board = board.unwrap_or_default();
         if group.halted.is_none() {
             group.halted.clone_from(&board.halted);
@@ -194,7 +195,7 @@ impl Manager {
 async fn against_one(handle: &DriverHandle, forced: bool) -> Option<String> {
     let context = &handle.context;
     let order = CutoverOrder { when: CutoverTime::Now, force: forced, in_group: true };
-    match judge(&context.state(), &order.request()) {
+    match check_request(&context.state(), &order.request()) {
         RequestOutcome::Accepted => {}
         RequestOutcome::NoChange => return Some("it is being cut over alone".to_owned()),
         RequestOutcome::Refused(why) => return Some(why),
@@ -207,7 +208,7 @@ async fn against_one(handle: &DriverHandle, forced: bool) -> Option<String> {
 
 fn none_left(plan: &Plan) -> ControlError {
     let told = format!(
-        "plan {} has no VM that is on its way: all are done or cancelled; see `migration list --plan {}`",
+        "plan {} has no unfinished migration: all are done or cancelled; see `migration list --plan {}`",
         plan.name, plan.name
     );
     ControlError::new(ControlErrorKind::Refused, told)

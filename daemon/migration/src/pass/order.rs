@@ -5,7 +5,7 @@ use std::{num::NonZeroU64, sync::PoisonError};
 use warmd_cbt::mark::ChangeMark;
 use warmd_core::{
     model::view::{PassKind, PassView},
-    pass::{DiskOrder, PassName, PassOrder, RateCeiling},
+    pass::{DiskOrder, PassLabels, PassOrder, RateCeiling},
 };
 
 use super::PassDisk;
@@ -40,7 +40,7 @@ pub(super) async fn of(
             latencies: baseline.known().collect(),
         });
     }
-    let name = PassName {
+    let name = PassLabels {
         migration: context.id,
         plan: context.plan().name.clone(),
         vm: context.machine.name.clone(),

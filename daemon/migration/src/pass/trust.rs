@@ -73,7 +73,7 @@ pub(super) async fn distrust(
 
 /// The target's disk for writing. One that is missing, of another size or claimed by another owner may come
 /// back changed: its content is unknown.
-pub(super) async fn open(
+pub(super) async fn open_target(
     context: &Context,
     disk: &PassDisk,
     spec: &DiskSpec,

@@ -7,10 +7,10 @@ use warmd_core::{
     targets::{DiskSpec, Target},
 };
 
-use super::{Judged, plan_of, vm_of};
+use super::{CheckedPlan, plan_of, vm_of};
 use crate::{confined::Confinement, program};
 
-pub(super) async fn judge(judged: &mut Judged, plan: &Plan, target: &dyn Target) {
+pub(super) async fn check_conversions(checked: &mut CheckedPlan, plan: &Plan, target: &dyn Target) {
     let overs = plan.vm.iter().filter_map(|(vm, over)| Some((vm, over.conversion.as_ref()?)));
     let overs = overs.map(|(vm, conversion)| (format!("[vm.{vm:?}] conversion"), conversion));
     let all = [("conversion".to_owned(), &plan.conversion)].into_iter().chain(overs);
@@ -20,26 +20,26 @@ pub(super) async fn judge(judged: &mut Judged, plan: &Plan, target: &dyn Target)
     }
     for (name, converter) in all {
         if let Err(why) = program::is_executable(converter.program()) {
-            judged.find(Rule::ConversionMissing, plan_of(plan), format!("`{name}.command`: {why}"));
+            checked.find(Rule::ConversionMissing, plan_of(plan), format!("`{name}.command`: {why}"));
         }
     }
     let confinement = Confinement::look();
     if confinement.binds() {
         let found = format!("a conversion shares the sandbox of the daemon's service: {confinement}");
-        judged.find(Rule::ConversionConfined, plan_of(plan), found);
+        checked.find(Rule::ConversionConfined, plan_of(plan), found);
     }
     let subject = format!("target {}", plan.target);
     let overlay = match target.conversion_overlay().await {
         Ok(Some(overlay)) => overlay,
         Ok(None) => {
             let found = "it cannot keep a conversion's writes apart";
-            return judged.find(Rule::ConversionNoOverlay, subject, found);
+            return checked.find(Rule::ConversionNoOverlay, subject, found);
         }
-        Err(error) => return judged.find(Rule::ConversionNoOverlay, subject, error.to_string()),
+        Err(error) => return checked.find(Rule::ConversionNoOverlay, subject, error.to_string()),
     };
     if let Err(error) = overlay.check().await {
         let found = format!("a conversion needs qemu-img: {error}");
-        judged.find(Rule::ConversionNoOverlay, subject, found);
+        checked.find(Rule::ConversionNoOverlay, subject, found);
     }
     for (vm, over) in &plan.vm {
         if over.conversion.as_ref().unwrap_or(&plan.conversion).is_none() {
@@ -48,7 +48,7 @@ pub(super) async fn judge(judged: &mut Judged, plan: &Plan, target: &dyn Target)
         for (key, place) in &over.disks {
             let (key, place) = (DiskKey(key.clone()), Some(place.clone()));
             if let Some(why) = overlay.refusal(&DiskSpec { key: key.clone(), size: Length(0), place }) {
-                judged.find(Rule::ConversionLocation, vm_of(vm), format!("disk {key}: {why}"));
+                checked.find(Rule::ConversionLocation, vm_of(vm), format!("disk {key}: {why}"));
             }
         }
     }

@@ -6,18 +6,18 @@ use warmd_core::{
     targets::Target,
 };
 
-use super::{Judged, conversions, plan_of};
+use super::{CheckedPlan, conversions, plan_of};
 use crate::manager::Manager;
 
 /// A plan that moves VMs cannot change its source and target: their marks and disks are there.
-pub(super) fn judge_changed(judged: &mut Judged, manager: &Manager, plan: &Plan) {
+pub(super) fn judge_changed(checked: &mut CheckedPlan, manager: &Manager, plan: &Plan) {
     for handle in manager.handles() {
         let old = handle.context.plan();
         let open = !handle.context.state().is_final();
         if open && old.name == plan.name && (old.source != plan.source || old.target != plan.target) {
             let vm = &handle.context.machine.name;
             let message = format!("it moves VM {vm} from {} to {} now", old.source, old.target);
-            judged.find(Rule::EndpointFixed, plan_of(plan), message);
+            checked.find(Rule::EndpointFixed, plan_of(plan), message);
             // One finding is enough; hundreds would hide all others.
             return;
         }
@@ -26,7 +26,7 @@ pub(super) fn judge_changed(judged: &mut Judged, manager: &Manager, plan: &Plan)
 
 /// The source, if it exists and answers.
 pub(super) async fn source<'a>(
-    judged: &mut Judged,
+    checked: &mut CheckedPlan,
     manager: &'a Manager,
     plan: &Plan,
 ) -> Option<&'a dyn Source> {
@@ -34,14 +34,14 @@ pub(super) async fn source<'a>(
     let source = match manager.source(&plan.source) {
         Ok(source) => source.as_ref(),
         Err(error) => {
-            judged.find(Rule::SourceUnknown, subject, error.message);
+            checked.find(Rule::SourceUnknown, subject, error.message);
             return None;
         }
     };
     match source.check().await {
         Ok(_) => Some(source),
         Err(error) => {
-            judged.find(Rule::SourceUnreachable, subject, error.to_string());
+            checked.find(Rule::SourceUnreachable, subject, error.to_string());
             None
         }
     }
@@ -49,7 +49,7 @@ pub(super) async fn source<'a>(
 
 /// The target, if it exists and answers.
 pub(super) async fn target<'a>(
-    judged: &mut Judged,
+    checked: &mut CheckedPlan,
     manager: &'a Manager,
     plan: &Plan,
 ) -> Option<&'a dyn Target> {
@@ -57,19 +57,19 @@ pub(super) async fn target<'a>(
     let target = match manager.target(&plan.target) {
         Ok(target) => target.as_ref(),
         Err(error) => {
-            judged.find(Rule::TargetUnknown, subject, error.message);
+            checked.find(Rule::TargetUnknown, subject, error.message);
             return None;
         }
     };
     let overs = plan.vm.values().filter_map(|over| over.boot_check.as_ref());
     if !target.sees_guests() && overs.chain([&plan.cutover.boot_check]).any(BootCheck::needs_target) {
-        judged.find(Rule::BootCheckUnsupported, &subject, "it cannot look into guests");
+        checked.find(Rule::BootCheckUnsupported, &subject, "it cannot look into guests");
     }
-    conversions::judge(judged, plan, target).await;
+    conversions::check_conversions(checked, plan, target).await;
     match target.check().await {
         Ok(_) => Some(target),
         Err(error) => {
-            judged.find(Rule::TargetUnreachable, subject, error.to_string());
+            checked.find(Rule::TargetUnreachable, subject, error.to_string());
             None
         }
     }

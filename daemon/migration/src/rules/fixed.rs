@@ -5,11 +5,15 @@ use warmd_core::{
     model::{plan::Plan, rule::Rule, storage::in_words},
 };
 
-use super::{Judged, vm_of};
+use super::{CheckedPlan, vm_of};
 use crate::manager::{Manager, internal};
 
-pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) -> Result<(), ControlError> {
-    for subject in judged.machines.clone() {
+pub(super) async fn check_fixed(
+    checked: &mut CheckedPlan,
+    manager: &Manager,
+    plan: &Plan,
+) -> Result<(), ControlError> {
+    for subject in checked.machines.clone() {
         let Some(handle) = subject.migration.and_then(|id| manager.handle(id)) else { continue };
         let context = handle.context;
         if context.state().is_final() {
@@ -19,7 +23,7 @@ pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) -
         let name = plan.target_name(&subject.vm, &context.machine);
         if name != context.target_name {
             let found = format!("it is to be called {name:?}, and moves as {:?} now", context.target_name);
-            judged.find(Rule::VmFixed, vm_of(&subject.vm), found);
+            checked.find(Rule::VmFixed, vm_of(&subject.vm), found);
         }
         let over = plan.override_of(&subject.vm, &context.machine);
         for disk in context.made_disks().await.map_err(internal)? {
@@ -30,7 +34,7 @@ pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) -
             if wanted != disk.place {
                 let (wanted, is) = (in_words(wanted.as_deref()), in_words(disk.place.as_deref()));
                 let found = format!("disk {} is to be at {wanted}, and was made at {is}", disk.key);
-                judged.find(Rule::VmFixed, vm_of(&subject.vm), found);
+                checked.find(Rule::VmFixed, vm_of(&subject.vm), found);
             }
         }
     }

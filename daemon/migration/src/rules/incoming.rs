@@ -8,12 +8,17 @@ use warmd_core::{
     targets::{DiskSpec, Incoming, Target},
 };
 
-use super::{Judged, vm_of};
+use super::{CheckedPlan, vm_of};
 use crate::manager::Manager;
 
-pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan, target: &dyn Target) {
+pub(super) async fn check_incoming(
+    checked: &mut CheckedPlan,
+    manager: &Manager,
+    plan: &Plan,
+    target: &dyn Target,
+) {
     let source = manager.source(&plan.source).ok();
-    let incoming: Vec<_> = judged
+    let incoming: Vec<_> = checked
         .machines
         .iter()
         .map(|subject| {
@@ -38,14 +43,14 @@ pub(super) async fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan, t
     match target.objections(&incoming).await {
         Ok(objections) => {
             for (of, Objection { rule, found }) in objections {
-                let subject = of.and_then(|of| judged.machines.get(of));
+                let subject = of.and_then(|of| checked.machines.get(of));
                 let subject =
                     subject.map_or_else(|| format!("target {}", plan.target), |subject| vm_of(&subject.vm));
-                judged.find(rule, subject, found);
+                checked.find(rule, subject, found);
             }
         }
         Err(error) => {
-            judged.find(Rule::TargetUnreachable, format!("target {}", plan.target), error.to_string());
+            checked.find(Rule::TargetUnreachable, format!("target {}", plan.target), error.to_string());
         }
     }
 }

@@ -12,7 +12,7 @@ use warmd_core::{
     sources::{Source, SourceError, SourceErrorKind},
 };
 
-use super::{Judged, Subject, plan_of, vm_of};
+use super::{CheckedPlan, Subject, plan_of, vm_of};
 use crate::manager::Manager;
 
 /// VMs that the source is asked about at the same time.
@@ -29,13 +29,13 @@ struct Answer {
 }
 
 /// Asks for each VM of the plan, and keeps the machines that exist.
-pub(super) async fn judge(
-    judged: &mut Judged,
+pub(super) async fn check_machines(
+    checked: &mut CheckedPlan,
     manager: &Manager,
     plan: &Plan,
     source: &dyn Source,
 ) -> Result<(), ControlError> {
-    let mut answers = stream::iter(chosen(judged, plan, source).await)
+    let mut answers = stream::iter(chosen(checked, plan, source).await)
         .map(|chosen| async move {
             let answer = ask(source, &chosen.vm).await;
             (chosen, answer)
@@ -48,20 +48,20 @@ pub(super) async fn judge(
             && let Some(moved) = objections.iter().find(|objection| objection.rule == Rule::VmIsMigrated)
         {
             let found = format!("{}; {pattern:?} does not choose it", moved.found);
-            judged.find(Rule::VmIsMigrated, subject, found);
+            checked.find(Rule::VmIsMigrated, subject, found);
             continue;
         }
         let machine = match answer {
-            Ok(answer) => of_machine(judged, plan, &vm, answer),
+            Ok(answer) => of_machine(checked, plan, &vm, answer),
             Err(error) => {
-                judged.find(rule_of(&error), subject, error.to_string());
+                checked.find(rule_of(&error), subject, error.to_string());
                 continue;
             }
         };
         let migration = match manager.migration_of(plan, &machine).await {
             Ok(migration) => migration,
             Err(error) if error.kind == ControlErrorKind::Refused => {
-                judged.find(Rule::VmTaken, subject, error.message);
+                checked.find(Rule::VmTaken, subject, error.message);
                 None
             }
             Err(error) => return Err(error),
@@ -70,20 +70,20 @@ pub(super) async fn judge(
             Some(handle) => handle.context.target_name.clone(),
             None => plan.target_name(&vm, &machine),
         };
-        judged.machines.push(Subject { vm, pattern, machine, name, migration });
+        checked.machines.push(Subject { vm, pattern, machine, name, migration });
     }
     Ok(())
 }
 
 /// The VMs that `vms` selects; with names only, the description of each VM shows whether it exists.
-async fn chosen(judged: &mut Judged, plan: &Plan, source: &dyn Source) -> Vec<SelectedVms> {
+async fn chosen(checked: &mut CheckedPlan, plan: &Plan, source: &dyn Source) -> Vec<SelectedVms> {
     if !plan.vms.iter().any(|entry| is_pattern(entry)) {
         return plan.vms.iter().map(|vm| SelectedVms { vm: vm.clone(), pattern: None }).collect();
     }
     let known: Vec<_> = match source.names().await {
         Ok(known) => known.into_iter().map(|(id, name)| (id.0, name)).collect(),
         Err(error) => {
-            judged.find(Rule::SourceUnreachable, format!("source {}", plan.source), error.to_string());
+            checked.find(Rule::SourceUnreachable, format!("source {}", plan.source), error.to_string());
             return Vec::new();
         }
     };
@@ -95,10 +95,10 @@ async fn chosen(judged: &mut Judged, plan: &Plan, source: &dyn Source) -> Vec<Se
     let there = if there.is_empty() { "no VM".to_owned() } else { there.join(", ") };
     for idle in &selection.idle {
         let found = format!("{idle:?} matches nothing; there are: {there}");
-        judged.find(Rule::PatternUnmatched, plan_of(plan), found);
+        checked.find(Rule::PatternUnmatched, plan_of(plan), found);
     }
     if selection.chosen.is_empty() {
-        judged.find(Rule::VmNone, plan_of(plan), format!("no VM is chosen; there are: {there}"));
+        checked.find(Rule::VmNone, plan_of(plan), format!("no VM is chosen; there are: {there}"));
     }
     selection.chosen
 }
@@ -120,43 +120,43 @@ fn rule_of(error: &SourceError) -> Rule {
     }
 }
 
-fn of_machine(judged: &mut Judged, plan: &Plan, vm: &str, answer: Answer) -> Machine {
+fn of_machine(checked: &mut CheckedPlan, plan: &Plan, vm: &str, answer: Answer) -> Machine {
     let Answer { machine, power, objections } = answer;
     let subject = vm_of(vm);
     if machine.disks.is_empty() {
-        judged.find(Rule::DiskNone, &subject, "it has no disk");
+        checked.find(Rule::DiskNone, &subject, "it has no disk");
     }
     for disk in &machine.disks {
         if let Some(why) = &disk.untracked {
-            judged.find(Rule::TrackingUnavailable, &subject, format!("disk {}: {why}", disk.key));
+            checked.find(Rule::TrackingUnavailable, &subject, format!("disk {}: {why}", disk.key));
         }
         if disk.size.0 == 0 {
-            judged.find(Rule::DiskUnsupported, &subject, format!("disk {} has no bytes", disk.key));
+            checked.find(Rule::DiskUnsupported, &subject, format!("disk {} has no bytes", disk.key));
         }
     }
     match power {
-        Ok(PowerState::Paused) => judged.find(Rule::VmPaused, &subject, "it is paused on the source"),
+        Ok(PowerState::Paused) => checked.find(Rule::VmPaused, &subject, "it is paused on the source"),
         Ok(PowerState::Running | PowerState::Off) => {}
-        Err(error) => judged.find(Rule::VmUnreadable, &subject, error.to_string()),
+        Err(error) => checked.find(Rule::VmUnreadable, &subject, error.to_string()),
     }
     match objections {
         Ok(objections) => {
             for Objection { rule, found } in objections {
-                judged.find(rule, &subject, found);
+                checked.find(rule, &subject, found);
             }
         }
-        Err(error) => judged.find(Rule::VmUnreadable, &subject, error.to_string()),
+        Err(error) => checked.find(Rule::VmUnreadable, &subject, error.to_string()),
     }
-    let twice = judged.machines.iter().find(|other| other.machine.id == machine.id);
+    let twice = checked.machines.iter().find(|other| other.machine.id == machine.id);
     if let Some(other) = twice.map(|other| other.vm.clone()) {
-        judged.find(Rule::VmTwice, &subject, format!("it is the same VM as {other}"));
+        checked.find(Rule::VmTwice, &subject, format!("it is the same VM as {other}"));
     }
     if let Some(over) = plan.override_of(vm, &machine) {
         for key in over.disks.keys().filter(|key| !machine.disks.iter().any(|disk| disk.key.0 == **key)) {
             let disks: Vec<_> = machine.disks.iter().map(|disk| disk.key.0.as_str()).collect();
             let message =
                 format!("`[vm.{vm:?}.disks]` names {key}, which it has not; it has {}", disks.join(", "));
-            judged.find(Rule::DiskUnknown, &subject, message);
+            checked.find(Rule::DiskUnknown, &subject, message);
         }
     }
     machine

@@ -28,7 +28,7 @@ use super::manager::Manager;
 
 /// The findings on a plan, and the machines that were seen.
 #[derive(Debug, Default)]
-pub(super) struct Judged {
+pub(super) struct CheckedPlan {
     pub(super) findings: Vec<Finding>,
     pub(super) machines: Vec<Subject>,
 }
@@ -47,7 +47,7 @@ pub(super) struct Subject {
     pub(super) migration: Option<MigrationId>,
 }
 
-impl Judged {
+impl CheckedPlan {
     fn find(&mut self, rule: Rule, subject: impl Into<String>, message: impl Into<String>) {
         let help = rule.facts().help.to_owned();
         let (subject, message) = (subject.into(), message.into());
@@ -89,34 +89,34 @@ impl Judged {
 }
 
 /// Checks a plan alone and against its endpoints.
-pub(super) async fn judge(manager: &Manager, plan: &Plan) -> Result<Judged, ControlError> {
-    let mut judged = Judged::default();
-    text::judge(&mut judged, manager, plan);
-    ends::judge_changed(&mut judged, manager, plan);
+pub(super) async fn check_plan(manager: &Manager, plan: &Plan) -> Result<CheckedPlan, ControlError> {
+    let mut checked = CheckedPlan::default();
+    text::check_text(&mut checked, manager, plan);
+    ends::judge_changed(&mut checked, manager, plan);
     if let Some(why) = manager.store.too_little_room() {
-        judged.find(Rule::StateRoom, "the daemon", why);
+        checked.find(Rule::StateRoom, "the daemon", why);
     }
-    let target = ends::target(&mut judged, manager, plan).await;
-    if let Some(source) = ends::source(&mut judged, manager, plan).await {
+    let target = ends::target(&mut checked, manager, plan).await;
+    if let Some(source) = ends::source(&mut checked, manager, plan).await {
         let policy = plan.snapshots;
         let planned = if policy.is_default() { None } else { source.with_policy(policy) };
         if planned.is_none() && !policy.is_default() {
             let found =
                 format!("source {} has no settings of its snapshots: remove `[snapshots]`", plan.source);
-            judged.find(Rule::PlanWrong, plan_of(plan), found);
+            checked.find(Rule::PlanWrong, plan_of(plan), found);
         }
-        machines::judge(&mut judged, manager, plan, planned.as_deref().unwrap_or(source)).await?;
+        machines::check_machines(&mut checked, manager, plan, planned.as_deref().unwrap_or(source)).await?;
     }
-    fixed::judge(&mut judged, manager, plan).await?;
-    names::judge(&mut judged, manager, plan);
-    storages::judge(&mut judged, manager, plan);
-    windows::judge(&mut judged, manager, plan);
-    tiers::judge(&mut judged, plan);
+    fixed::check_fixed(&mut checked, manager, plan).await?;
+    names::check_names(&mut checked, manager, plan);
+    storages::check_storages(&mut checked, manager, plan);
+    windows::check_windows(&mut checked, manager, plan);
+    tiers::check_tiers(&mut checked, plan);
     if let Some(target) = target {
-        incoming::judge(&mut judged, manager, plan, target).await;
+        incoming::check_incoming(&mut checked, manager, plan, target).await;
     }
-    judged.accept(plan);
-    Ok(judged)
+    checked.accept(plan);
+    Ok(checked)
 }
 
 /// A finding's subject for the plan.

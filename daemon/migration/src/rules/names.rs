@@ -7,11 +7,11 @@ use warmd_core::model::{
     rule::Rule,
 };
 
-use super::{Judged, vm_of};
+use super::{CheckedPlan, vm_of};
 use crate::manager::Manager;
 
-pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
-    let subjects = std::mem::take(&mut judged.machines);
+pub(super) fn check_names(checked: &mut CheckedPlan, manager: &Manager, plan: &Plan) {
+    let subjects = std::mem::take(&mut checked.machines);
     let (mut names, mut macs) = (BTreeMap::new(), BTreeMap::new());
     // VMs that move to this target for other plans, or were named by this plan before.
     for handle in manager.handles() {
@@ -36,10 +36,10 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
             };
             let why =
                 format!("it would be called {name:?} on the target, and a name has {TARGET_NAME}; {advice}");
-            judged.find(Rule::NameUnusable, vm_of(vm), why);
+            checked.find(Rule::NameUnusable, vm_of(vm), why);
         }
         if let Some(other) = names.insert(name.clone(), vm_of(vm)) {
-            judged.find(
+            checked.find(
                 Rule::NameTwice,
                 vm_of(vm),
                 format!("{other} gets the name {name:?} on the target too"),
@@ -48,11 +48,11 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
         for nic in &subject.machine.nics {
             match macs.insert(nic.mac.to_ascii_lowercase(), vm_of(vm)) {
                 Some(other) if other != vm_of(vm) => {
-                    judged.find(Rule::MacTaken, vm_of(vm), format!("{other} has {} too", nic.mac));
+                    checked.find(Rule::MacTaken, vm_of(vm), format!("{other} has {} too", nic.mac));
                 }
                 _ => {}
             }
         }
     }
-    judged.machines = subjects;
+    checked.machines = subjects;
 }

@@ -7,17 +7,17 @@ use warmd_core::model::{
     rule::Rule,
 };
 
-use super::{Judged, plan_of};
+use super::{CheckedPlan, plan_of};
 use crate::manager::Manager;
 
 /// Datastores that are listed for a map that names others.
 const SHOWN: usize = 10;
 
-pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
+pub(super) fn check_storages(checked: &mut CheckedPlan, manager: &Manager, plan: &Plan) {
     let Ok(source) = manager.source(&plan.source) else { return };
-    let disks = judged.machines.iter().flat_map(|subject| &subject.machine.disks);
+    let disks = checked.machines.iter().flat_map(|subject| &subject.machine.disks);
     let known: BTreeSet<_> = disks.filter_map(|disk| source.datastore(disk)).collect();
-    if judged.machines.is_empty() {
+    if checked.machines.is_empty() {
         return;
     }
     let mut there: Vec<_> = known.iter().take(SHOWN).map(String::as_str).collect();
@@ -28,6 +28,6 @@ pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
     for datastore in plan.storage.keys().filter(|key| *key != ANY && !known.contains(*key)) {
         let found =
             format!("`storage.{datastore:?}` is no datastore of these VMs; their disks lie in: {there}");
-        judged.find(Rule::StorageUnmatched, plan_of(plan), found);
+        checked.find(Rule::StorageUnmatched, plan_of(plan), found);
     }
 }

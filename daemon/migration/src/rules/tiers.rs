@@ -8,23 +8,23 @@ use warmd_core::{
 };
 use warmd_schedules::calendar::{self, Calendar};
 
-use super::{Judged, Subject, plan_of, vm_of, windows::AHEAD};
+use super::{CheckedPlan, Subject, plan_of, vm_of, windows::AHEAD};
 
-pub(super) fn judge(judged: &mut Judged, plan: &Plan) {
+pub(super) fn check_tiers(checked: &mut CheckedPlan, plan: &Plan) {
     if plan.is_grouped() {
-        windows_meet(judged, plan);
+        windows_meet(checked, plan);
     }
     let tiers = plan.cutover.tiers.len();
     if tiers == 0 {
         return;
     }
-    let known: Vec<_> = judged
+    let known: Vec<_> = checked
         .machines
         .iter()
         .map(|subject| (subject.machine.id.0.clone(), subject.machine.name.clone()))
         .collect();
     let found = plan.tiers_of(&known);
-    let lost: Vec<_> = judged
+    let lost: Vec<_> = checked
         .machines
         .iter()
         .zip(&found)
@@ -32,21 +32,21 @@ pub(super) fn judge(judged: &mut Judged, plan: &Plan) {
         .map(|(subject, _)| vm_of(&subject.vm))
         .collect();
     for vm in lost {
-        judged.find(Rule::TierMissing, vm, "it would not move with the others");
+        checked.find(Rule::TierMissing, vm, "it would not move with the others");
     }
     for tier in (0..tiers).filter(|tier| !found.contains(&Some(*tier))) {
-        judged.find(Rule::TierUnmatched, plan_of(plan), format!("`cutover.tiers[{tier}]` is empty"));
+        checked.find(Rule::TierUnmatched, plan_of(plan), format!("`cutover.tiers[{tier}]` is empty"));
     }
 }
 
 /// Whether the windows of all VMs are ever open at one moment: before that their group does not begin.
-fn windows_meet(judged: &mut Judged, plan: &Plan) {
+fn windows_meet(checked: &mut CheckedPlan, plan: &Plan) {
     let own = |subject: &Subject| {
         let names = [&subject.machine.name, &subject.machine.id.0];
         let found = names.into_iter().find_map(|name| plan.vm.get_key_value(name));
         found.filter(|(_, over)| over.schedule.moves_windows()).map(|(vm, _)| vm.as_str())
     };
-    let whose: BTreeSet<_> = judged.machines.iter().map(own).collect();
+    let whose: BTreeSet<_> = checked.machines.iter().map(own).collect();
     let of = |vm: Option<&str>| match vm.and_then(|vm| plan.vm.get(vm)) {
         Some(over) => plan.schedule.rules_with(&over.schedule),
         None => plan.rules(),
@@ -61,6 +61,6 @@ fn windows_meet(judged: &mut Judged, plan: &Plan) {
     if calendar::meet(&calendars, now, now + AHEAD).is_none() {
         let names: Vec<_> = whose.into_iter().flatten().collect();
         let found = format!("windows of their own have {}", names.join(", "));
-        judged.find(Rule::NoCommonWindow, plan_of(plan), found);
+        checked.find(Rule::NoCommonWindow, plan_of(plan), found);
     }
 }

@@ -9,7 +9,7 @@ use warmd_core::{
 };
 use warmd_schedules::{calendar::Calendar, rules::Rules};
 
-use super::{Judged, Subject, plan_of, vm_of};
+use super::{CheckedPlan, Subject, plan_of, vm_of};
 use crate::manager::Manager;
 
 /// The time span that is checked.
@@ -17,41 +17,41 @@ pub(super) const AHEAD: TimeDelta = TimeDelta::days(366);
 /// Windows that are checked: those of a year, one a day.
 const MOST: usize = 400;
 
-pub(super) fn judge(judged: &mut Judged, manager: &Manager, plan: &Plan) {
+pub(super) fn check_windows(checked: &mut CheckedPlan, manager: &Manager, plan: &Plan) {
     let Ok(rules) = plan.rules() else { return };
     let of = |rules: &Rules| longest(&rules.cutover, clock::now()).map(TimeDelta::as_seconds_f64);
     let of_plan = of(&rules);
-    promised(judged, plan, (plan_of(plan), of_plan));
+    promised(checked, plan, (plan_of(plan), of_plan));
     let mut of_vms = BTreeMap::new();
     for (vm, over) in plan.vm.iter().filter(|(_, over)| over.schedule.moves_windows()) {
         let Ok(rules) = plan.schedule.rules_with(&over.schedule) else { continue };
         of_vms.insert(vm.as_str(), of(&rules));
-        promised(judged, plan, (vm_of(vm), of_vms[vm.as_str()]));
+        promised(checked, plan, (vm_of(vm), of_vms[vm.as_str()]));
     }
-    for Subject { vm, machine, migration, .. } in &judged.machines.clone() {
+    for Subject { vm, machine, migration, .. } in &checked.machines.clone() {
         let own = [&machine.name, &machine.id.0].into_iter().find(|key| plan.vm.contains_key(*key));
         let longest = own.and_then(|key| of_vms.get(key.as_str())).copied().unwrap_or(of_plan);
         let Some(handle) = migration.and_then(|id| manager.handle(id)) else { continue };
         let Some(forecast) = handle.context.live.view().forecast else { continue };
         if let Some(longest) = longest.filter(|longest| forecast.downtime.expected > *longest) {
             let expected = format::span(forecast.downtime.expected);
-            let found = format!("{}, and it is expected to be down for {expected}", told(longest));
-            judged.find(Rule::WindowNeverFits, vm_of(vm), found);
+            let found = format!("{}, and it is expected to be down for {expected}", longest_window(longest));
+            checked.find(Rule::WindowNeverFits, vm_of(vm), found);
         }
     }
 }
 
 /// Whether the plan's limits fit into the longest window of the plan, or of a VM.
-fn promised(judged: &mut Judged, plan: &Plan, (subject, longest): (String, Option<f64>)) {
+fn promised(checked: &mut CheckedPlan, plan: &Plan, (subject, longest): (String, Option<f64>)) {
     let Some(longest) = longest else { return };
     if let Some(most) = plan.cutover.max_downtime.filter(|most| most.as_secs_f64() > longest) {
         let most = format::span(most.as_secs_f64());
-        let found = format!("{}, and `cutover.max_downtime` is {most}", told(longest));
-        judged.find(Rule::WindowNeverFits, subject, found);
+        let found = format!("{}, and `cutover.max_downtime` is {most}", longest_window(longest));
+        checked.find(Rule::WindowNeverFits, subject, found);
     }
 }
 
-fn told(longest: f64) -> String {
+fn longest_window(longest: f64) -> String {
     format!("the longest window for cutovers of the coming year has {}", format::span(longest))
 }
 

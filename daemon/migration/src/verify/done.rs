@@ -75,18 +75,18 @@ pub(super) type WatchedDisk = (DiskKey, Box<dyn ImageWatch>);
 pub(super) struct DiskToRead {
     pub(super) disk: Arc<dyn ReadDisk>,
     /// Detects at the end whether the disk was used meanwhile, if the target VM may use it.
-    witness: Option<WatchedDisk>,
+    detector: Option<WatchedDisk>,
 }
 
 impl DiskToRead {
     /// The disk, and the detector of its use.
     pub(super) fn into_parts(self) -> (Arc<dyn ReadDisk>, Option<WatchedDisk>) {
-        (self.disk, self.witness)
+        (self.disk, self.detector)
     }
 }
 
 /// The target's disk, or the given image of it.
-pub(super) async fn open(
+pub(super) async fn open_image(
     context: &Context,
     order: &VerifyOrder,
     row: &DiskRow,
@@ -103,23 +103,23 @@ pub(super) async fn open(
     let watched = context.state() == State::Done && place.is_absolute();
     let images = &context.engine.images;
     // Before it is opened: so later writes are detected.
-    let witness = if watched { Some(images.watch(place).await.map_err(unreadable)?) } else { None };
+    let detector = if watched { Some(images.watch(place).await.map_err(unreadable)?) } else { None };
     let disk = match given {
         Some(place) => images.open(place, row.size).await.map_err(unreadable)?,
         None => context.target.open(context.id, &spec(row)).await? as _,
     };
-    Ok(DiskToRead { disk, witness: witness.map(|witness| (row.key.clone(), witness)) })
+    Ok(DiskToRead { disk, detector: detector.map(|detector| (row.key.clone(), detector)) })
 }
 
 /// Refuses the result if a disk was used while it was read.
 pub(super) async fn check_again(
     context: &Context,
     order: &VerifyOrder,
-    witnesses: &[WatchedDisk],
+    detectors: &[WatchedDisk],
 ) -> Result<(), WorkError> {
     check(context, order).await?;
-    for (key, witness) in witnesses {
-        witness.check().await.map_err(|error| {
+    for (key, detector) in detectors {
+        detector.check().await.map_err(|error| {
             WorkError::operator(format!(
                 "disk {key} was used while it was read, so that proves nothing: {error}"
             ))

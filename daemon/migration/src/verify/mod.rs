@@ -31,7 +31,7 @@ use warmd_store::{DiskRow, VerifyCursor};
 use warmd_transfer::verify::{VerifyKeeper, verify_disk};
 
 pub use self::shown::show;
-use self::{part::VerifyParts, shown::Shown};
+use self::{part::VerifyParts, shown::VerificationProgress};
 use super::{
     admission, audit,
     context::Context,
@@ -72,7 +72,7 @@ pub async fn alone(
     }
     let compare = CompareSnapshot::new(context, order, stop, true);
     match admission::pass(context, PassKind::Delta, stop, Some(&compare)).await? {
-        PassEnd::Drained => Ok(compare.into_verdict()),
+        PassEnd::Drained => Ok(compare.into_result()),
         PassEnd::Stopped => Ok(None),
     }
 }
@@ -84,7 +84,7 @@ pub async fn run_readback(
     stop: &StopSignal,
 ) -> Result<Option<VerifyResult>, WorkError> {
     done::check(context, order).await?;
-    run(context, order, None, stop, false).await
+    run_verification(context, order, None, stop, false).await
 }
 
 /// Compares an open snapshot with the target, and saves the result.
@@ -105,7 +105,7 @@ impl<'a> CompareSnapshot<'a> {
     }
 
     /// The result; `None` if it was stopped.
-    pub fn into_verdict(self) -> Option<VerifyResult> {
+    pub fn into_result(self) -> Option<VerifyResult> {
         self.result.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -113,13 +113,15 @@ impl<'a> CompareSnapshot<'a> {
 #[async_trait::async_trait]
 impl OnDrained for CompareSnapshot<'_> {
     async fn run(&self, snapshot: &dyn Snapshot) -> Result<(), WorkError> {
-        let result = run(self.context, self.order, Some(snapshot), &self.stop, self.spares_source).await?;
+        let result =
+            run_verification(self.context, self.order, Some(snapshot), &self.stop, self.spares_source)
+                .await?;
         *self.result.lock().unwrap_or_else(PoisonError::into_inner) = result;
         Ok(())
     }
 }
 
-async fn run(
+async fn run_verification(
     context: &Context,
     order: &VerifyOrder,
     snapshot: Option<&dyn Snapshot>,
@@ -132,7 +134,7 @@ async fn run(
         rows.push((row, ledger));
     }
     let parts = VerifyParts::load(context, order, &rows).await?;
-    let shown = Shown::start(context, order, parts.seed);
+    let shown = VerificationProgress::start(context, order, parts.seed);
     let mut jobs = Vec::new();
     let mut total = 0;
     for (row, ledger) in rows {
@@ -143,7 +145,7 @@ async fn run(
     }
     let mut disks = Vec::new();
     let mut found: Vec<(DiskId, VerifyOutcome)> = Vec::new();
-    let mut witnesses = Vec::new();
+    let mut detectors = Vec::new();
     let sizes: Vec<Length> = jobs.iter().map(|(row, ..)| row.size).collect();
     for (row, ledger, part, cursor) in jobs {
         let progress = Arc::new(VerifyProgress::default());
@@ -162,8 +164,8 @@ async fn run(
             limits: context.shares(&row.key),
             stop: stop.clone(),
         };
-        let (target, witness) = done::open(context, order, &row).await?.into_parts();
-        witnesses.extend(witness);
+        let (target, detector) = done::open_image(context, order, &row).await?.into_parts();
+        detectors.extend(detector);
         shown.disk(&progress);
         let source = match snapshot {
             Some(snapshot) => Some(snapshot.open(&row.key).await?),
@@ -191,7 +193,7 @@ async fn run(
         found.push((ledger.disk(), outcome));
     }
     if context.state() == State::Done {
-        done::check_again(context, order, &witnesses).await?;
+        done::check_again(context, order, &detectors).await?;
     }
     let result = VerifyResult {
         mode: order.mode,

@@ -39,7 +39,7 @@ fn begun(order: &VerifyOrder, started: DateTime<Utc>) -> VerificationView {
 }
 
 /// A running verification; its last figures stay when it is dropped.
-pub(super) struct Shown {
+pub(super) struct VerificationProgress {
     shared: Arc<Shared>,
     ticker: tokio::task::JoinHandle<()>,
 }
@@ -58,7 +58,7 @@ struct Now {
     over: bool,
 }
 
-impl Shown {
+impl VerificationProgress {
     pub(super) fn start(context: &Context, order: &VerifyOrder, seed: Option<u64>) -> Self {
         let shown = context.live.view().verification;
         // A requested one is shown already.
@@ -125,7 +125,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shown {
+impl Drop for VerificationProgress {
     fn drop(&mut self) {
         self.shared.now().over = true;
         self.ticker.abort();
@@ -168,7 +168,7 @@ mod tests {
     #[tokio::test]
     async fn nor_does_one_that_comes_after_it_was_given_up() {
         let shared = Arc::new(shared());
-        drop(Shown { shared: Arc::clone(&shared), ticker: tokio::spawn(async {}) });
+        drop(VerificationProgress { shared: Arc::clone(&shared), ticker: tokio::spawn(async {}) });
         shared.live.update(|view| view.verification = None);
         shared.tick();
         assert_eq!(shared.live.view().verification, None);

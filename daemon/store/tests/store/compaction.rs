@@ -59,7 +59,7 @@ fn waiting(store: &Store) -> i64 {
 }
 
 #[tokio::test]
-async fn much_that_is_recent_is_folded_by_itself() {
+async fn long_manifest_log_is_compacted_automatically() {
     let fixture = Fixture::new();
     let (_, row) = disk(&fixture.store, "web", 64 << 30, true).await;
     let mut number = 0;

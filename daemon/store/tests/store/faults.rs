@@ -241,7 +241,7 @@ fn run_and_kill(dir: &Path, lines: usize) -> Vec<(i64, u64)> {
         }
     }
     child.wait().unwrap();
-    assert!(said.len() >= lines, "the child ended by itself after {} lines", said.len());
+    assert!(said.len() >= lines, "the child ended early, after {} lines", said.len());
     said
 }
 

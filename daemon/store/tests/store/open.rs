@@ -78,7 +78,7 @@ async fn it_is_made_for_its_owner_alone_and_closed_whole() {
 }
 
 #[test]
-fn a_file_of_somebody_else_stays_as_it_is() {
+fn file_of_another_program_stays_as_it_is() {
     let noise: Vec<u8> = (0..200_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let files: [(&str, &[u8]); 5] = [
         ("empty", b""),
@@ -153,7 +153,7 @@ async fn a_key_that_was_lost_is_told_where_people_look() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_missing_beside_migrations_is_told_though_nobody_noted_it() {
+async fn missing_key_beside_migrations_is_reported_unrecorded() {
     let fixture = Fixture::new();
     migration(&fixture.store, "web").await;
     fixture.store.close().await.unwrap();
@@ -273,7 +273,7 @@ async fn a_sound_file_has_nothing_wrong_and_a_broken_one_has() {
 }
 
 #[test]
-fn a_directory_of_another_user_is_refused_with_the_command_that_mends_it() {
+fn directory_of_another_user_is_refused_with_the_remedy() {
     let dir = tempfile::tempdir().unwrap();
     if std::os::unix::fs::chown(dir.path(), Some(4242), None).is_err() {
         // Only root may change a directory's owner.

@@ -491,7 +491,7 @@ async fn phases_of_the_last_attempt_are_told_in_order() {
 }
 
 #[tokio::test]
-async fn the_last_verdict_counts() {
+async fn last_verify_result_counts() {
     let fixture = Fixture::new();
     let id = migration(&fixture.store, "web").await;
     assert_eq!(fixture.store.verify_result(id).await.unwrap(), None);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use warmd_cbt::mark::ChangeMark;
 use warmd_core::model::view::PassKind;
-use warmd_store::{FILE_NAME, Keep, NewDiskPass, Store, back_up, look_over};
+use warmd_store::{FILE_NAME, NewDiskPass, Retention, Store, back_up, look_over};
 
 use super::{Fixture, at, disk, event, migration, telemetry::telemetry};
 
@@ -38,8 +38,12 @@ async fn many_passes_become_sums_and_old_lines_go() {
             .map(|table| count(&raw, &format!("count(*) FROM {table}")))
     };
     let (before, pages) = (rows(), count(&raw, "page_count FROM pragma_page_count"));
-    let keep =
-        Keep { keep_passes: 50, keep_stages: 10, keep_journal: Duration::from_mins(1), ..Keep::default() };
+    let keep = Retention {
+        keep_passes: 50,
+        keep_stages: 10,
+        keep_journal: Duration::from_mins(1),
+        ..Retention::default()
+    };
     let later = at(365 * 86_400);
     assert!(fixture.store.thin(&keep, later).await.unwrap() > 5, "in steps");
     let after = rows();
@@ -96,7 +100,7 @@ async fn a_report_of_many_passes_has_the_last_and_the_sums_of_all() {
     };
     let (passes, sums) = fixture.store.last_passes(id, 1000).await.unwrap();
     assert_eq!(both(&passes, &sums), (1000, 19_001, 19_000, 57_000, 38_000));
-    fixture.store.thin(&Keep { keep_passes: 2000, ..Keep::default() }, at(0)).await.unwrap();
+    fixture.store.thin(&Retention { keep_passes: 2000, ..Retention::default() }, at(0)).await.unwrap();
     let (passes, sums) = fixture.store.last_passes(id, 1000).await.unwrap();
     assert_eq!(both(&passes, &sums), (1000, 19_001, 19_000, 57_000, 38_000), "thinned or not");
 }

@@ -108,7 +108,7 @@ async fn when_the_source_cannot_say_everything_is_touched() {
 }
 
 #[tokio::test]
-async fn how_far_a_verification_is_belongs_to_what_it_is_and_to_its_ledger() {
+async fn verify_cursor_belongs_to_its_verification_and_ledger() {
     let fixture = Fixture::new();
     let rows = disks(&fixture).await;
     let id = rows[0].migration;

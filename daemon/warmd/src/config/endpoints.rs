@@ -14,7 +14,7 @@ use warmd_core::{
 };
 use warmd_schedules::admission_queue::QuotaScope;
 
-use super::{name, quotas::Taker};
+use super::{name, quotas::QuotaReader};
 
 /// An endpoint's settings, and those that every kind has.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,7 +28,7 @@ pub(super) fn take<T: DeserializeOwned>(
     text: Text,
     document: &mut DeTable,
     (sort, scope): (&str, fn(String) -> QuotaScope),
-    quotas: &mut Taker,
+    quotas: &mut QuotaReader,
 ) -> Result<BTreeMap<String, EndpointConfig<T>>, TextError> {
     let mut endpoints = BTreeMap::new();
     let Some(value) = document.get_mut(sort) else { return Ok(endpoints) };

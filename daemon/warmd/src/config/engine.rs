@@ -189,7 +189,7 @@ mod tests {
             let to = Arc::new(written.reopen().unwrap());
             let settings = LogSettings { format, level: "error".to_owned() };
             tracing::subscriber::with_default(settings.to(to, false), || {
-                warmd_core::span::of("0193-5eed", "web").in_scope(|| tracing::error!("no room"));
+                warmd_core::span::migration_span("0193-5eed", "web").in_scope(|| tracing::error!("no room"));
             });
             let line = std::fs::read_to_string(written.path()).unwrap();
             let told = match format {

@@ -30,7 +30,7 @@ struct TlsTable {
 }
 
 impl ListenTable {
-    pub(super) fn judge(self, text: Text) -> Result<Listen, TextError> {
+    pub(super) fn check(self, text: Text) -> Result<Listen, TextError> {
         let path = |path: Spanned<PathBuf>| absolute(path, text);
         match (self.socket, self.tcp, self.tls) {
             (None, None, None) => Ok(Listen::Unix(PathBuf::from(SOCKET))),

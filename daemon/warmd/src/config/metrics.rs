@@ -14,7 +14,7 @@ pub(super) struct MetricsTable {
 }
 
 impl MetricsTable {
-    pub(super) fn judge(self, text: Text) -> Result<SocketAddr, TextError> {
+    pub(super) fn check(self, text: Text) -> Result<SocketAddr, TextError> {
         let address = *self.listen.get_ref();
         if address.ip().is_loopback() {
             return Ok(address);

@@ -26,14 +26,14 @@ use warmd_core::{
     plan_file::text::{self, Text},
 };
 use warmd_schedules::admission_queue::QuotaScope;
-use warmd_store::Keep;
+use warmd_store::Retention;
 
 pub use self::{
     endpoints::EndpointConfig,
     engine::{EngineSettings, LogFormat, LogSettings},
     secret::{Secret, SecretError, SecretRef},
 };
-use self::{listen::ListenTable, metrics::MetricsTable, quotas::Taker};
+use self::{listen::ListenTable, metrics::MetricsTable, quotas::QuotaReader};
 use crate::endpoints::{SourceSettings, TargetSettings};
 pub use warmd_core::plan_file::{
     PlanErrors, load_plan,
@@ -52,7 +52,7 @@ pub struct DaemonConfig<S, T> {
     /// Where Prometheus may ask: a loopback address. Absent means no listener.
     pub metrics: Option<SocketAddr>,
     /// How much of the state is kept.
-    pub state: Keep,
+    pub state: Retention,
     pub engine: EngineSettings,
     pub log: LogSettings,
     /// Limits of the whole daemon.
@@ -86,7 +86,7 @@ struct Document {
     listen: ListenTable,
     metrics: Option<MetricsTable>,
     #[serde(default)]
-    state: Keep,
+    state: Retention,
     engine: Option<Spanned<EngineSettings>>,
     log: Option<Spanned<LogSettings>>,
     #[serde(default)]
@@ -122,7 +122,7 @@ impl<S: DeserializeOwned, T: DeserializeOwned> DaemonConfig<S, T> {
     pub fn parse(text: &str, file: &str) -> Result<Self, TextError> {
         let text = Text { file, text };
         let mut table = text.parse()?;
-        let mut quotas = Taker::begin(text, table.get_mut())?;
+        let mut quotas = QuotaReader::begin(text, table.get_mut())?;
         quotas.take(table.get_mut(), QuotaScope::Global)?;
         let sources = endpoints::take(text, table.get_mut(), ("source", QuotaScope::Source), &mut quotas)?;
         let targets = endpoints::take(text, table.get_mut(), ("target", QuotaScope::Target), &mut quotas)?;
@@ -146,8 +146,8 @@ impl<S: DeserializeOwned, T: DeserializeOwned> DaemonConfig<S, T> {
                 return Err(text.wrong(place, problem));
             }
         }
-        let (listen, limits) = (document.listen.judge(text)?, document.limits);
-        let metrics = document.metrics.map(|table| table.judge(text)).transpose()?;
+        let (listen, limits) = (document.listen.check(text)?, document.limits);
+        let metrics = document.metrics.map(|table| table.check(text)).transpose()?;
         let quotas = quotas.end();
         Ok(Self { state_dir, listen, metrics, state, engine, log, limits, quotas, sources, targets })
     }

@@ -11,7 +11,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 use warmd_core::{
-    model::quota::{ConfiguredQuotas, place_name},
+    model::quota::{ConfiguredQuotas, quota_endpoint_name},
     plan_file::text::{Text, TextError},
 };
 use warmd_schedules::{
@@ -37,19 +37,19 @@ struct Calendar {
 /// A host or a datastore, without its quotas.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Place {
+struct QuotaEndpoint {
     name: Spanned<String>,
     /// Of which source; of all, if absent.
     source: Option<Spanned<String>>,
 }
 
 /// Takes them out of the document.
-pub(super) struct Taker<'a> {
+pub(super) struct QuotaReader<'a> {
     text: Text<'a>,
     found: ConfiguredQuotas,
 }
 
-impl<'a> Taker<'a> {
+impl<'a> QuotaReader<'a> {
     /// Takes `zone` and `holidays`, which hold for all windows.
     pub(super) fn begin(text: Text<'a>, document: &mut DeTable) -> Result<Self, TextError> {
         let mut both = DeTable::new();
@@ -111,7 +111,7 @@ impl<'a> Taker<'a> {
                     return Err(self.text.wrong(Some(span), not_a_list()));
                 };
                 let quotas = table.remove_entry("quotas");
-                let Place { name, source } = self.text.read(Spanned::new(span.clone(), table))?;
+                let QuotaEndpoint { name, source } = self.text.read(Spanned::new(span.clone(), table))?;
                 let place = name.span();
                 let mut name = name.into_inner();
                 // Datastores of directories are known without it.
@@ -124,7 +124,8 @@ impl<'a> Taker<'a> {
                     let told = format!("there is no source {:?} in this file", unknown.get_ref());
                     return Err(self.text.wrong(Some(unknown.span()), told));
                 }
-                let name = place_name(source.as_ref().map(|source| source.get_ref().as_str()), &name);
+                let name =
+                    quota_endpoint_name(source.as_ref().map(|source| source.get_ref().as_str()), &name);
                 if !names.insert(name.clone()) {
                     let told = format!("there is another {sort} {name:?}: put its quotas into one");
                     return Err(self.text.wrong(Some(place), told));

@@ -66,7 +66,7 @@ fn a_converted_guest_runs_whatever_dies_on_the_way() {
         let disk = format!("{}?offset={}", boot.display(), 1 << 20);
         let note = tool::call("debugfs", ["-R", "cat converted", &disk].map(Path::new))?;
         // Of the several started conversions only one has left its text in the guest.
-        ensure!(note.trim() == "converted on its way to new, attempt 2", "in the guest is {note:?}");
+        ensure!(note.trim() == "converted for new, attempt 2", "in the guest is {note:?}");
         let xml = rig.new.virsh(["dumpxml", "converted"])?;
         ensure!(xml.contains("cores='2'"), "its processors are not others: {xml}");
 

@@ -5,7 +5,7 @@ use std::{path::Path, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use warmd_report::seal::ReportKey;
+use warmd_report::signing::ReportKey;
 use warmd_tests::{
     Rig, RigSpec,
     daemon::program,
@@ -45,7 +45,7 @@ const CUTOVER: [&str; 21] = [
     "snapshot.taken",
     "phase.final-delta.end",
     "phase.verify.begin",
-    "root.sealed",
+    "root.recorded",
     "phase.verify.end",
     "phase.convert.begin",
     "phase.convert.end",

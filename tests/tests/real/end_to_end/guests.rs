@@ -11,7 +11,7 @@ const MINUTE: Duration = Duration::from_mins(1);
 const SOME: u64 = 4 << 20;
 
 #[test]
-fn a_guest_that_is_hurt_on_its_way_arrives_whole() {
+fn guest_with_faults_during_its_passes_arrives_whole() {
     run(|dir| {
         let mut spec = RigSpec::new("hurt", 64);
         // So few writes that a comparison finds most of the disk unchanged.
@@ -48,7 +48,7 @@ fn a_guest_that_is_hurt_on_its_way_arrives_whole() {
 }
 
 #[test]
-fn a_guest_that_ignores_its_power_button_is_left_running_unless_force_is_allowed() {
+fn guest_ignoring_shutdown_is_forced_off_only_if_allowed() {
     run(|dir| {
         let mut spec = RigSpec::new("deaf", 8);
         spec.guest.noacpi = true;

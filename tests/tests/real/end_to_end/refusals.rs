@@ -40,7 +40,7 @@ fn contents(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
 }
 
 #[test]
-fn a_wrong_configuration_is_told_by_its_place_and_nothing_is_opened() {
+fn wrong_configuration_names_its_line_and_opens_nothing() {
     run(|dir| {
         let good = config(dir);
         let path = dir.join("bad.toml");

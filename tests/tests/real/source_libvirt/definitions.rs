@@ -49,17 +49,17 @@ fn is_never_copied_over(disks: &[(&str, u64)]) {
 }
 
 #[test]
-fn another_image_in_the_definition_is_never_copied_over_the_running_ones() {
+fn other_image_in_the_definition_is_never_copied() {
     is_never_copied_over(&[("qcow2", 8)]);
 }
 
 #[test]
-fn another_image_that_keeps_no_bitmaps_is_never_copied_over_the_running_ones() {
+fn other_image_without_bitmaps_is_never_copied() {
     is_never_copied_over(&[("raw", 4)]);
 }
 
 #[test]
-fn what_keeps_the_running_vms_interface_apart_is_not_lost_unsaid() {
+fn isolation_of_a_running_vms_nic_is_not_lost_silently() {
     block_on(async |dir| {
         let bench = Bench::new(dir, &[("qcow2", 8)])?;
         let mac = "52:54:00:aa:00:01";

@@ -96,7 +96,7 @@ fn after_a_crash_in_the_final_delta_the_vm_is_off_again() {
 }
 
 #[test]
-fn a_vm_that_somebody_resumes_is_theirs() {
+fn vm_resumed_by_another_tool_is_left_alone() {
     block_on(async |dir| {
         let bench = Bench::new(dir, &DISKS)?;
         let held = bench.final_snapshot(&Marks::new()).await?;
@@ -132,7 +132,7 @@ fn a_vm_that_people_let_run_and_paused_again_is_theirs() {
 }
 
 #[test]
-fn a_vm_that_ran_and_ended_between_two_looks_of_a_final_snapshot_is_noticed() {
+fn vm_that_ran_between_two_checks_is_noticed() {
     block_on(async |dir| {
         let bench = Bench::new(dir, &DISKS)?;
         let held = bench.final_snapshot(&Marks::new()).await?;
@@ -147,7 +147,7 @@ fn a_vm_that_ran_and_ended_between_two_looks_of_a_final_snapshot_is_noticed() {
 }
 
 #[test]
-fn a_vm_that_ran_and_was_put_back_between_two_looks_of_a_final_snapshot_is_noticed() {
+fn vm_that_ran_and_was_reverted_between_checks_is_noticed() {
     block_on(async |dir| {
         let bench = Bench::new(dir, &DISKS)?;
         let held = bench.final_snapshot(&Marks::new()).await?;
@@ -165,7 +165,7 @@ fn a_vm_that_ran_and_was_put_back_between_two_looks_of_a_final_snapshot_is_notic
 }
 
 #[test]
-fn a_vm_that_libvirt_moved_to_another_host_is_neither_started_nor_taken_for_off() {
+fn vm_migrated_to_another_host_is_neither_started_nor_off() {
     block_on(async |dir| {
         let bench = Bench::started(dir, &DISKS)?;
         let other = warmd_tests::Libvirtd::start_at(dir.join("other"))?;

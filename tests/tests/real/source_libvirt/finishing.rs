@@ -29,7 +29,7 @@ fn keys(bench: &Bench) -> Vec<warmd_core::model::id::DiskKey> {
 }
 
 #[test]
-fn a_volume_of_a_pool_is_described_read_and_released_running_and_off() {
+fn pool_volume_is_copied_with_the_vm_running_and_off() {
     block_on(async |dir| {
         let mut bench = Bench::new(dir, &DISK)?;
         bench.virsh(["pool-define-as", "p", "dir", "--target", &dir.path().to_string_lossy()])?;
@@ -67,7 +67,7 @@ fn a_volume_of_a_pool_is_described_read_and_released_running_and_off() {
 }
 
 #[test]
-fn what_starts_the_vm_is_found_in_its_mark_where_the_record_lacks_it() {
+fn autostart_missing_in_the_record_is_found_in_the_mark() {
     block_on(async |dir| {
         // It runs: the mark is only in its persistent definition.
         let bench = Bench::started(dir, &DISK)?;
@@ -104,7 +104,7 @@ fn what_starts_the_vm_is_found_in_its_mark_where_the_record_lacks_it() {
 }
 
 #[test]
-fn a_medium_or_network_that_a_start_would_miss_is_told_before_the_stop() {
+fn missing_medium_or_network_is_reported_before_the_stop() {
     block_on(async |dir| {
         let bench = Bench::new(dir, &DISK)?;
         let medium = dir.join("seed.iso");
@@ -217,7 +217,7 @@ fn images_that_changed_places_are_compared() {
 }
 
 #[test]
-fn bitmaps_below_an_overlay_and_of_a_disk_that_was_taken_out_go_too() {
+fn bitmaps_below_overlays_and_of_removed_disks_are_deleted() {
     block_on(async |dir| {
         let mut bench = Bench::started(dir, &[("qcow2", 8), ("qcow2", 8)])?;
         bench.pass(&Marks::new()).await?;

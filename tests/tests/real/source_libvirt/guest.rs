@@ -101,7 +101,7 @@ async fn apply(snapshot: &dyn Snapshot, key: &DiskKey, copy: &mut Vec<u8>, is_de
 }
 
 #[test]
-fn a_guest_that_ignores_the_power_button_is_left_running_or_forced_off() {
+fn guest_ignoring_the_power_button_is_left_or_forced_off() {
     block_on(async |dir| {
         let libvirt = Libvirtd::start(dir)?;
         let spec = GuestSpec {

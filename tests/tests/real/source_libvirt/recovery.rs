@@ -56,7 +56,7 @@ fn files_that_cannot_be_removed_keep_no_job_from_being_ended() {
 }
 
 #[test]
-fn a_snapshot_outlives_a_restart_of_libvirtd_and_is_ended_after_it() {
+fn snapshot_outlives_a_libvirtd_restart_and_is_then_released() {
     block_on(async |dir| {
         let mut bench = Bench::started(dir, &DISK)?;
         let first = bench.pass(&Marks::new()).await?;
@@ -76,7 +76,7 @@ fn a_snapshot_outlives_a_restart_of_libvirtd_and_is_ended_after_it() {
 }
 
 #[test]
-fn after_a_crash_of_qemu_the_changes_are_unknown_and_tracking_begins_anew() {
+fn changes_after_a_qemu_crash_are_unknown_and_tracking_restarts() {
     block_on(async |dir| {
         let mut bench = Bench::started(dir, &[("qcow2", 8), ("qcow2", 8)])?;
         let keys: Vec<_> = bench.disks.iter().map(|disk| disk.key.clone()).collect();
@@ -138,7 +138,7 @@ fn one_broken_bitmap_costs_only_its_own_disk() {
 }
 
 #[test]
-fn a_vm_defined_anew_is_unknown_and_bitmaps_left_in_its_images_are_no_obstacle() {
+fn redefined_vm_is_unknown_and_old_bitmaps_are_no_obstacle() {
     block_on(async |dir| {
         let mut bench = Bench::started(dir, &DISK)?;
         let first = bench.pass(&Marks::new()).await?;

@@ -121,7 +121,7 @@ fn an_endpoint_that_does_not_answer_is_unreachable() {
 }
 
 #[test]
-fn the_guest_comes_before_the_snapshot_when_scratch_room_runs_out() {
+fn snapshot_is_dropped_when_scratch_space_runs_out() {
     block_on(async |dir| {
         let small = dir.join("small");
         std::fs::create_dir(&small)?;
@@ -158,7 +158,7 @@ async fn scratch_room(dir: &warmd_tests::TestDir, small: &Path) -> Result<()> {
     // More than the free space.
     bench.write(0, 3, 0, 32 * MIB)?;
     let read = super::bench::read_all(held.open(&bench.disks[0].key).await?).await;
-    let why = held.given_up().map(|error| (error.kind, error.to_string()));
+    let why = held.ended_early().map(|error| (error.kind, error.to_string()));
     ensure!(
         why.as_ref()
             .is_some_and(|(kind, why)| *kind == SourceErrorKind::Blocked && why.contains("scratch files")),

@@ -160,7 +160,7 @@ fn a_disk_that_was_resized_swapped_or_taken_away_is_noticed() {
 }
 
 #[test]
-fn an_image_of_the_old_version_is_compared_and_the_remedy_is_told() {
+fn image_of_the_old_version_is_compared_with_a_remedy() {
     block_on(async |dir| {
         let bench = Bench::new(dir, &[("qcow2", 4)])?;
         let path = bench.disks[0].path.to_string_lossy().into_owned();

@@ -4,7 +4,7 @@ use ratatui::{Terminal, backend::TestBackend};
 use warmd_proto::v1::{Disk, DiskPass, Forecast, Pass, PassKind};
 
 use super::*;
-use crate::top::keys::{Act, Key};
+use crate::top::keys::{Key, KeyAction};
 
 fn migration(number: usize, name: &str, state: MigrationState) -> Migration {
     Migration {
@@ -53,8 +53,8 @@ fn failed(number: usize, name: &str) -> Migration {
     }
 }
 
-fn board() -> Board {
-    let mut board = Board::default();
+fn board() -> TopModel {
+    let mut board = TopModel::default();
     for each in [synced(1, "web-1"), syncing(2, "web-2"), failed(3, "db\u{1b}[2J")] {
         board.take(each);
     }
@@ -62,7 +62,7 @@ fn board() -> Board {
 }
 
 /// The lines of a screen of 80×24.
-fn drawn(board: &mut Board) -> Vec<String> {
+fn drawn(board: &mut TopModel) -> Vec<String> {
     let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
     let now = DateTime::from_timestamp(1_795_000_061, 0).unwrap();
     terminal.draw(|frame| screen(frame, board, now)).unwrap();
@@ -92,7 +92,7 @@ fn all_is_seen_in_80_by_24() {
 
 #[test]
 fn what_a_pass_waits_for_is_seen() {
-    let mut board = Board::default();
+    let mut board = TopModel::default();
     let why = "waits for admission: plan nightly: 2 of 2 passes are in use".to_owned();
     board.take(Migration { next_pass_why: Some(why), ..migration(1, "web", MigrationState::Syncing) });
     let lines = drawn(&mut board);
@@ -115,7 +115,7 @@ fn foretold(number: usize, name: &str, opens_in: i64, against: &[&str]) -> Migra
 
 #[test]
 fn the_next_window_and_whether_the_cutover_fits_are_seen() {
-    let mut board = Board::default();
+    let mut board = TopModel::default();
     board.take(foretold(1, "web-1", 0, &[]));
     board.take(foretold(
         2,
@@ -140,14 +140,14 @@ fn the_next_window_and_whether_the_cutover_fits_are_seen() {
 
 #[test]
 fn a_key_means_the_vm_that_was_drawn_as_chosen() {
-    let mut board = Board::default();
-    assert_eq!(board.press(Key::Sync), Act::None, "nothing was drawn");
+    let mut board = TopModel::default();
+    assert_eq!(board.press(Key::Sync), KeyAction::None, "nothing was drawn");
     board.take(synced(1, "web-1"));
-    assert_eq!(board.press(Key::Sync), Act::None, "it was not drawn yet");
+    assert_eq!(board.press(Key::Sync), KeyAction::None, "it was not drawn yet");
     drawn(&mut board);
     // It goes before all others, and the user has not chosen it.
     board.take(failed(3, "db"));
-    assert_eq!(board.press(Key::Sync), Act::Ask(Key::Sync, synced(1, "web-1").id));
+    assert_eq!(board.press(Key::Sync), KeyAction::Ask(Key::Sync, synced(1, "web-1").id));
     let lines = drawn(&mut board);
     assert!(lines[2].starts_with("db") && lines[15].starts_with("web-1"), "{lines:#?}");
 }
@@ -169,21 +169,21 @@ fn a_cutover_is_asked_twice_and_the_rest_is_not() {
     let mut board = board();
     board.press(Key::Last);
     let id = board.chosen().unwrap().id.clone();
-    assert_eq!(board.press(Key::Cutover), Act::None);
+    assert_eq!(board.press(Key::Cutover), KeyAction::None);
     assert!(drawn(&mut board)[22].starts_with("cutover of web-1 (5eed0001): press y"));
-    assert_eq!(board.press(Key::Down), Act::None, "any other key leaves it");
-    assert_eq!(board.press(Key::Yes), Act::None, "a yes to no question");
+    assert_eq!(board.press(Key::Down), KeyAction::None, "any other key leaves it");
+    assert_eq!(board.press(Key::Yes), KeyAction::None, "a yes to no question");
     board.press(Key::Last);
     board.press(Key::Cutover);
     // The request is for the VM in the question, whatever moved since.
     board.take(failed(9, "a"));
-    assert_eq!(board.press(Key::Yes), Act::Ask(Key::Cutover, id.clone()));
-    assert_eq!(board.press(Key::Sync), Act::Ask(Key::Sync, id));
+    assert_eq!(board.press(Key::Yes), KeyAction::Ask(Key::Cutover, id.clone()));
+    assert_eq!(board.press(Key::Sync), KeyAction::Ask(Key::Sync, id));
 }
 
 #[test]
 fn no_migrations_say_what_to_do() {
-    let lines = drawn(&mut Board::default());
+    let lines = drawn(&mut TopModel::default());
     assert!(lines.iter().any(|line| line.contains("warmctl plan apply")), "{lines:#?}");
-    assert_eq!(Board::default().press(Key::Cutover), Act::None);
+    assert_eq!(TopModel::default().press(Key::Cutover), KeyAction::None);
 }

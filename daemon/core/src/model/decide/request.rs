@@ -11,7 +11,7 @@ use super::{
 use crate::model::{
     event_kind::EventKind,
     plan::CutoverMode,
-    request::{CutoverOptions, CutoverSchedule, Request, RequestOutcome, judge},
+    request::{CutoverOptions, CutoverSchedule, Request, RequestOutcome, check_request},
     scheduled_cutover::ScheduledCutover,
     transition::MigrationEvent,
 };
@@ -60,7 +60,7 @@ fn judged(
     facts: &Facts,
 ) -> Result<(RequestOutcome, Scheduled), Undecided> {
     use RequestOutcome::{Accepted, NoChange, Refused};
-    let outcome = judge(&record.state, request);
+    let outcome = check_request(&record.state, request);
     let plain = |outcome| Ok((outcome, None));
     match (request, outcome) {
         (Request::Verify(_), Accepted) if record.verify.is_some() => {

@@ -314,7 +314,7 @@ fn a_fact_is_asked_for_before_it_is_needed_and_never_guessed() {
 }
 
 #[test]
-fn an_undone_automatic_cutover_is_put_on_hold_unless_its_window_closed() {
+fn undone_auto_cutover_is_on_hold_unless_its_window_closed() {
     let facts = Facts { plan: PlanFacts { mode: CutoverMode::Auto, ..PlanFacts::default() }, ..allowing() };
     let cutting = record(State::CuttingOver { phase: Phase::CatchUpDelta });
     let scheduled = |cause| {
@@ -341,7 +341,7 @@ fn a_due_cutover_is_forced_if_it_was_scheduled_so() {
 }
 
 #[test]
-fn a_suspended_pass_continues_on_request_regardless_of_the_windows() {
+fn suspended_pass_continues_on_request_outside_windows() {
     let suspended = MigrationRecord { pass: PassLeave::Suspended, ..record(State::Syncing) };
     let sync = Input::Request { request: Request::Sync, by: "operator".to_owned() };
     let decision = decide(&suspended, &sync, &Facts::default(), moment(9)).unwrap();

@@ -346,7 +346,7 @@ impl Rule {
             Self::TpmState => (
                 "tpm-state",
                 Error,
-                "the VM has a TPM, whose state is not moved: what is sealed by it cannot be opened",
+                "the VM has a TPM, whose state is not moved: what is encrypted with it cannot be opened",
                 "have the recovery keys at hand or suspend BitLocker, then accept it (`accept` in the plan)",
             ),
             Self::ProtectionLost => (

@@ -48,7 +48,7 @@ async fn a_hung_write_is_fenced_off() {
 }
 
 #[tokio::test]
-async fn disks_on_a_file_system_that_hangs_take_neither_all_buffers_nor_threads() {
+async fn hanging_file_system_takes_not_all_buffers_or_threads() {
     const DISKS: usize = 5;
     let faults = Arc::new(Faulty::default());
     let _opens = Opens(Arc::clone(&faults));

@@ -16,7 +16,7 @@ use super::{
     domain::DomainXml,
     domain_status::{DomainStatus, RunState},
     error::{LibvirtError, LibvirtErrorKind},
-    events::Happening,
+    events::DomainChange,
     ffi::{CallFailure, LibvirtConnection, LibvirtDomain},
     link::{CALL_DEADLINE, CallLanes, Lane},
     metadata::Affects,
@@ -428,7 +428,7 @@ impl LibvirtClient {
     }
 
     /// What libvirt reported of the domain's power, as far as it is kept, oldest first.
-    pub fn happenings(&self, domain: DomainId) -> Vec<(Instant, Happening)> {
+    pub fn happenings(&self, domain: DomainId) -> Vec<(Instant, DomainChange)> {
         self.endpoint.record().of(domain.0)
     }
 }

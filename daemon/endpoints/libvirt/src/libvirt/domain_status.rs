@@ -134,7 +134,7 @@ impl DomainStatus {
 
     /// Whether it is paused here in the middle of a move to another host or from one, and may run there the
     /// next moment or already.
-    pub fn is_on_its_way(&self) -> bool {
+    pub fn is_migrating(&self) -> bool {
         self.state == RunState::Paused && matches!(self.reason, Reason::Migration | Reason::PostCopy)
     }
 
@@ -150,7 +150,7 @@ mod tests {
     #[test]
     fn numbers_are_states_and_reasons() {
         let of = |state, reason| {
-            DomainStatus::of(state, reason).map(|standing| (standing.state, standing.reason, standing.text))
+            DomainStatus::of(state, reason).map(|status| (status.state, status.reason, status.text))
         };
         let says = |state, reason, text: &str| Some((state, reason, text.to_owned()));
         assert_eq!(of(1, 1), says(RunState::Running, Reason::Usual, "running (booted)"));
@@ -171,19 +171,13 @@ mod tests {
             (99, Reason::Unknown),
         ];
         for (number, reason) in off {
-            assert_eq!(of(5, number).map(|standing| (standing.0, standing.1)), Some((RunState::Off, reason)));
+            assert_eq!(of(5, number).map(|status| (status.0, status.1)), Some((RunState::Off, reason)));
         }
         assert_eq!(of(6, 1), says(RunState::Paused, Reason::Crashed, "crashed (panicked)"));
-        assert_eq!(of(7, 0).map(|standing| standing.1), Some(Reason::GuestSuspended));
-        let standing = |state, reason| DomainStatus::of(state, reason).unwrap();
-        assert!(
-            standing(5, 4).is_elsewhere() && !standing(5, 1).is_elsewhere() && !standing(1, 2).is_elsewhere()
-        );
-        assert!(
-            standing(3, 2).is_on_its_way()
-                && standing(3, 12).is_on_its_way()
-                && !standing(3, 1).is_on_its_way()
-        );
+        assert_eq!(of(7, 0).map(|status| status.1), Some(Reason::GuestSuspended));
+        let status = |state, reason| DomainStatus::of(state, reason).unwrap();
+        assert!(status(5, 4).is_elsewhere() && !status(5, 1).is_elsewhere() && !status(1, 2).is_elsewhere());
+        assert!(status(3, 2).is_migrating() && status(3, 12).is_migrating() && !status(3, 1).is_migrating());
         // A state of a later libvirt is an error to the caller, never "off".
         assert_eq!((of(8, 0), of(-1, 0)), (None, None));
     }

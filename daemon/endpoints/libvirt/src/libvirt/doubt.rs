@@ -81,9 +81,9 @@ impl LibvirtClient {
     pub async fn runs_elsewhere(
         &self,
         domain: DomainId,
-        standing: &DomainStatus,
+        status: &DomainStatus,
     ) -> Result<Option<String>, LibvirtError> {
-        if (standing.state, standing.reason) != (RunState::Off, Reason::Unknown) {
+        if (status.state, status.reason) != (RunState::Off, Reason::Unknown) {
             return Ok(None);
         }
         let mut doubts = Vec::new();

@@ -19,7 +19,7 @@ const KEPT: usize = 4096;
 
 /// What happened to a domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Happening {
+pub enum DomainChange {
     Started,
     Paused,
     Resumed,
@@ -36,11 +36,11 @@ struct Kept {
     connection: Weak<LibvirtConnection>,
     /// Since when no event was missed.
     since: Option<Instant>,
-    events: VecDeque<(Instant, Uuid, Happening)>,
+    events: VecDeque<(Instant, Uuid, DomainChange)>,
 }
 
 impl Kept {
-    fn note(&mut self, at: Instant, domain: Uuid, happening: Happening) {
+    fn note(&mut self, at: Instant, domain: Uuid, happening: DomainChange) {
         if self.events.len() == KEPT
             && let Some((oldest, ..)) = self.events.pop_front()
         {
@@ -53,7 +53,7 @@ impl Kept {
     fn ran_since(&self, domain: Uuid, when: Instant, own_starts: usize, is_alive: bool) -> Option<bool> {
         let since = self.events.iter().filter(|(at, whose, _)| *at >= when && *whose == domain);
         let count = |wanted| since.clone().filter(|(_, _, what)| *what == wanted).count();
-        if count(Happening::Resumed) > 0 || count(Happening::Started) > own_starts {
+        if count(DomainChange::Resumed) > 0 || count(DomainChange::Started) > own_starts {
             return Some(true);
         }
         (is_alive && self.since.is_some_and(|since| since < when)).then_some(false)
@@ -66,10 +66,10 @@ impl Record {
         let record = Arc::downgrade(self);
         let listener = Box::new(move |domain, event, _detail| {
             let happening = match event {
-                2 => Happening::Started,
-                3 => Happening::Paused,
-                4 => Happening::Resumed,
-                5 | 8 => Happening::Stopped,
+                2 => DomainChange::Started,
+                3 => DomainChange::Paused,
+                4 => DomainChange::Resumed,
+                5 | 8 => DomainChange::Stopped,
                 _ => return,
             };
             if let Some(record) = record.upgrade() {
@@ -98,7 +98,7 @@ impl Record {
     }
 
     /// The domain's events that are kept, oldest first.
-    pub(super) fn of(&self, domain: Uuid) -> Vec<(Instant, Happening)> {
+    pub(super) fn of(&self, domain: Uuid) -> Vec<(Instant, DomainChange)> {
         let kept = self.lock();
         let own = kept.events.iter().filter(|(_, whose, _)| *whose == domain);
         own.map(|(at, _, what)| (*at, *what)).collect()
@@ -121,8 +121,8 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let mut kept = Kept { since: Some(at(10)), ..Kept::default() };
-        kept.note(at(20), one, Happening::Started);
-        kept.note(at(30), one, Happening::Stopped);
+        kept.note(at(20), one, DomainChange::Started);
+        kept.note(at(30), one, DomainChange::Stopped);
         assert_eq!(kept.ran_since(one, at(15), 0, true), Some(true));
         assert_eq!(kept.ran_since(one, at(25), 0, true), Some(false));
         assert_eq!(kept.ran_since(other, at(15), 0, true), Some(false));
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(kept.ran_since(one, at(25), 0, false), None);
         assert_eq!(kept.ran_since(one, at(15), 0, false), Some(true));
         for _ in 0..KEPT {
-            kept.note(at(40), other, Happening::Paused);
+            kept.note(at(40), other, DomainChange::Paused);
         }
         assert_eq!((kept.events.len(), kept.ran_since(one, at(25), 0, true)), (KEPT, None));
         assert_eq!(kept.ran_since(one, at(35), 0, true), Some(false));
@@ -143,15 +143,15 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let domain = Uuid::from_u128(1);
         let mut kept = Kept { since: Some(at(1)), ..Kept::default() };
-        kept.note(at(10), domain, Happening::Started);
-        kept.note(at(10), domain, Happening::Paused);
+        kept.note(at(10), domain, DomainChange::Started);
+        kept.note(at(10), domain, DomainChange::Paused);
         assert_eq!(kept.ran_since(domain, at(9), 1, true), Some(false));
         let mut resumed = Kept { events: kept.events.clone(), ..Kept::default() };
-        resumed.note(at(11), domain, Happening::Resumed);
+        resumed.note(at(11), domain, DomainChange::Resumed);
         assert_eq!(resumed.ran_since(domain, at(9), 1, true), Some(true));
         // Stopped, and started by another user before the next look.
-        kept.note(at(12), domain, Happening::Stopped);
-        kept.note(at(13), domain, Happening::Started);
+        kept.note(at(12), domain, DomainChange::Stopped);
+        kept.note(at(13), domain, DomainChange::Started);
         assert_eq!(kept.ran_since(domain, at(9), 1, true), Some(true));
     }
 }

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_listener_that_never_answers_costs_one_deadline_and_so_many_threads() {
+    async fn silent_listener_costs_one_deadline_and_few_threads() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deaf");
         let deaf = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_domain_that_hangs_takes_one_urgent_place_and_its_power_is_cut_all_the_same() {
+    async fn hanging_domain_takes_one_urgent_lane_and_is_powered_off() {
         let endpoint = CallLanes::new("test:///default", Duration::from_millis(100));
         let (one, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let hangs = endpoint.turn(one, "domjobabort", false).await.unwrap();

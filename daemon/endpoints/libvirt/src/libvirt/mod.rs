@@ -26,7 +26,7 @@ pub(crate) use domain::memory;
 pub use domain::{DomainXml, LoaderFirmware, NetworkInterface};
 pub use domain_status::{DomainStatus, Reason, RunState};
 pub use error::{LibvirtError, LibvirtErrorKind};
-pub use events::Happening;
+pub use events::DomainChange;
 pub use link::{CALL_DEADLINE, Lane};
 pub use needs::{PoolVolume, went_unanswered};
 

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_another_image_in_the_definition_stands_in_the_way() {
+    fn disk_with_another_image_in_the_definition_is_an_obstacle() {
         let disk = |kind: &str, device: &str, format: &str, source: &str| {
             let disk = format!(
                 "<disk type='{kind}' device='{device}'><driver type='{format}'/><source {source}</source>\
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_running_vm_alone_keeps_apart_or_secret_must_be_accepted() {
+    fn settings_of_the_running_vm_alone_must_be_accepted() {
         let nic = |inside: &str| {
             let nic = format!(
                 "<interface type='network'><mac address='52:54:00:00:00:01'/><source network='lan'/>{inside}</interface>"

@@ -22,7 +22,7 @@ use super::{
     error::ErrorContext,
     hold_off::held_off,
     needs::Obstacle,
-    plan::{Looks, is_disk},
+    plan::{ImageFactsByDisk, is_disk},
     power::ELSEWHERE,
     sizes::Sizes,
 };
@@ -117,19 +117,19 @@ impl LibvirtSource {
         let definitions = self.definitions(domain).await.context(doing)?;
         let xml = &definitions.live;
         let sizes = self.sizes(domain, xml).await.context(doing)?;
-        let standing = self.libvirt.state(domain).await.context(doing)?;
-        let power = match (standing.state, standing.reason) {
+        let status = self.libvirt.state(domain).await.context(doing)?;
+        let power = match (status.state, status.reason) {
             // That it runs elsewhere is reported among the obstacles.
             (RunState::Off, Reason::Migrated) => PowerState::Off,
-            _ => self.power_by(domain, &standing).await?,
+            _ => self.power_by(domain, &status).await?,
         };
         let looks = self.look(&xml.disks).await;
         let mut warnings = disk_warnings(xml, &sizes, &looks);
         if power == PowerState::Paused {
-            warnings.push(format!("it is {}: no snapshot is taken until it runs or is off", standing.text));
+            warnings.push(format!("it is {}: no snapshot is taken until it runs or is off", status.text));
         }
         let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
-        let objections = self.object(domain, &definitions, &standing, &snapshots).await?;
+        let objections = self.object(domain, &definitions, &status, &snapshots).await?;
         warnings.extend(held_off(&definitions.persistent));
         warnings.extend(objections.into_iter().map(|objection| objection.found));
         let disks: Vec<_> = xml.disks.iter().filter(|disk| is_disk(disk)).collect();
@@ -154,9 +154,9 @@ impl LibvirtSource {
     pub(super) async fn objections_to(&self, domain: DomainId) -> Result<Vec<Objection>, SourceError> {
         let doing = || format!("VM {domain}: looking for what is in its way");
         let definitions = self.definitions(domain).await.context(doing)?;
-        let standing = self.libvirt.state(domain).await.context(doing)?;
+        let status = self.libvirt.state(domain).await.context(doing)?;
         let snapshots = self.libvirt.snapshot_names(domain).await.context(doing)?;
-        let mut objections = self.object(domain, &definitions, &standing, &snapshots).await?;
+        let mut objections = self.object(domain, &definitions, &status, &snapshots).await?;
         // Not where all VMs are listed: it checks each file of a VM.
         let obstacles = self.obstacles(domain).await.context(doing)?;
         objections.extend(obstacles.into_iter().map(|obstacle| match obstacle {
@@ -178,14 +178,14 @@ impl LibvirtSource {
         &self,
         domain: DomainId,
         definitions: &Definitions,
-        standing: &DomainStatus,
+        status: &DomainStatus,
         snapshots: &[String],
     ) -> Result<Vec<Objection>, SourceError> {
         let doing = || format!("VM {domain}: looking for what is in its way");
         let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
         let checkpoints = self.libvirt.checkpoint_names(domain).await.context(doing)?;
         let autostart = self.libvirt.autostart(domain, Lane::Look).await.context(doing)?;
-        let job = match standing.state {
+        let job = match status.state {
             RunState::Off => CurrentJob::None,
             RunState::Running | RunState::Paused => {
                 self.libvirt.job(domain, Lane::Look).await.context(doing)?
@@ -199,10 +199,10 @@ impl LibvirtSource {
             objections.push(Objection::new(Rule::VmIsMigrated, found));
         }
         let mut object = |rule, found: String| objections.push(Objection::new(rule, found));
-        match (standing.state, standing.reason) {
+        match (status.state, status.reason) {
             (RunState::Off, Reason::Migrated) => object(Rule::VmElsewhere, ELSEWHERE.to_owned()),
             (RunState::Off, Reason::Crashed | Reason::Failed) => {
-                object(Rule::VmCrashed, format!("it is {}", standing.text));
+                object(Rule::VmCrashed, format!("it is {}", status.text));
             }
             _ => {}
         }
@@ -256,7 +256,7 @@ fn machine(
     domain: DomainId,
     definitions: &Definitions,
     sizes: &Sizes,
-    looks: &Looks,
+    looks: &ImageFactsByDisk,
 ) -> Result<Machine, String> {
     // The copy is of the running VM; the target is made as the VM would be at its next start.
     let (live, xml) = (&definitions.live, &definitions.persistent);
@@ -301,7 +301,7 @@ fn machine(
     })
 }
 
-fn untracked(disk: &Disk, looks: &Looks) -> Option<String> {
+fn untracked(disk: &Disk, looks: &ImageFactsByDisk) -> Option<String> {
     disk.untracked().or_else(|| looks.get(&disk.target)?.untracked.clone())
 }
 
@@ -341,7 +341,7 @@ fn count<T>(of: impl Iterator<Item = T>) -> u32 {
 }
 
 /// Also in its disks' description.
-fn disk_warnings(xml: &DomainXml, sizes: &Sizes, looks: &Looks) -> Vec<String> {
+fn disk_warnings(xml: &DomainXml, sizes: &Sizes, looks: &ImageFactsByDisk) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut has_disk = false;
     for disk in xml.disks.iter().filter(|disk| is_disk(disk)) {
@@ -420,7 +420,7 @@ mod tests {
         ];
         let xml = read(&devices.concat(), "pc-q35-7.2");
         let sizes = ["vda", "vdb", "vdc", "vdd"].map(|name| (name.to_owned(), Ok(512))).into();
-        let machine = machine(id(), &one(xml), &sizes, &Looks::new()).unwrap();
+        let machine = machine(id(), &one(xml), &sizes, &ImageFactsByDisk::new()).unwrap();
         let order: Vec<_> = machine.disks.iter().map(|disk| (disk.key.0.as_str(), disk.boot_order)).collect();
         assert_eq!(order, [("vda", 2), ("vdb", 1), ("vdc", 0), ("vdd", 3)]);
         assert_eq!(
@@ -432,7 +432,11 @@ mod tests {
     #[test]
     fn a_disk_of_unknown_size_is_named() {
         let xml = read("<disk><source file='/x'/><target dev='vda'/></disk>", "pc");
-        assert!(machine(id(), &one(xml), &Sizes::new(), &Looks::new()).unwrap_err().contains("disk vda"));
+        assert!(
+            machine(id(), &one(xml), &Sizes::new(), &ImageFactsByDisk::new())
+                .unwrap_err()
+                .contains("disk vda")
+        );
     }
 
     #[test]
@@ -460,7 +464,7 @@ mod tests {
             "q35",
         );
         let sizes = ["vda", "vdb", "sda"].map(|name| (name.to_owned(), Ok(512))).into();
-        let disks = disk_warnings(&xml, &sizes, &Looks::new());
+        let disks = disk_warnings(&xml, &sizes, &ImageFactsByDisk::new());
         assert!(disks.len() == 1 && disks[0].contains("vdb"), "{disks:?}");
         let objections = of_hardware(&xml, &xml);
         let rules: Vec<_> = objections.iter().map(|objection| objection.rule).collect();

@@ -1,6 +1,6 @@
 //! The meaning of libvirt's failures for a source.
 
-use warmd_core::sources::{Elsewhere, SourceError, SourceErrorKind};
+use warmd_core::sources::{SourceError, SourceErrorKind, VmOnAnotherHost};
 
 use crate::libvirt::{LibvirtError, LibvirtErrorKind};
 
@@ -37,7 +37,7 @@ pub(super) fn refused(context: impl Into<String>, why: impl Into<String>) -> Sou
 
 /// A refusal because the VM runs on another host.
 pub(super) fn elsewhere(context: impl Into<String>, why: impl Into<String>) -> SourceError {
-    SourceError::new(SourceErrorKind::Refused, context, Elsewhere(why.into()))
+    SourceError::new(SourceErrorKind::Refused, context, VmOnAnotherHost(why.into()))
 }
 
 /// An obstacle that its owner removes, or that ends with time.

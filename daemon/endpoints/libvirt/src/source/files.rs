@@ -43,7 +43,7 @@ pub(super) async fn ask_within<T: Send + 'static>(
 
 /// Checks whether the file exists.
 pub(super) async fn presence(path: &str) -> Presence {
-    told(ask(Path::new(path), |path| std::fs::metadata(path).map(drop)).await.flatten())
+    presence_by(ask(Path::new(path), |path| std::fs::metadata(path).map(drop)).await.flatten())
 }
 
 /// A path as one word of a shell's command: it may contain any character.
@@ -51,7 +51,7 @@ pub(super) fn quoted(path: &str) -> String {
     format!("'{}'", path.replace('\'', r"'\''"))
 }
 
-fn told(answer: io::Result<()>) -> Presence {
+fn presence_by(answer: io::Result<()>) -> Presence {
     match answer {
         Ok(()) => Presence::There,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Presence::Missing(error),
@@ -68,13 +68,13 @@ mod tests {
         assert!(matches!(presence("/proc/self/status").await, Presence::There));
         assert!(matches!(presence("/nonexistent/x").await, Presence::Missing(_)));
         for number in [libc_numbers::EACCES, libc_numbers::EIO, libc_numbers::ESTALE] {
-            let told = told(Err(io::Error::from_raw_os_error(number)));
+            let told = presence_by(Err(io::Error::from_raw_os_error(number)));
             assert!(matches!(told, Presence::Unknown(_)), "{number}: {told:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_file_system_that_hangs_is_waited_for_no_longer_than_its_deadline() {
+    async fn hanging_file_system_is_waited_for_until_its_deadline() {
         let (release, gate) = std::sync::mpsc::channel::<()>();
         let error = ask(Path::new("/proc"), move |_| gate.recv().is_ok()).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

@@ -26,7 +26,7 @@ use super::{
 
 const JOB_END: Duration = Duration::from_mins(1);
 /// The deadline of each file operation.
-const NOOK: Duration = Duration::from_mins(1);
+const FILE_DEADLINE: Duration = Duration::from_mins(1);
 /// The same for the files of an ended snapshot: a cutover or its undo may wait for it.
 const CLEARING: Duration = Duration::from_secs(10);
 /// Younger files may belong to a snapshot that has just begun.
@@ -58,7 +58,7 @@ impl LibvirtSource {
         };
         // What stopped the guest is gone; files are no reason to leave a VM off. The next snapshot removes
         // them first.
-        let clearing = self.in_nook(owner, |nook| nook.clear());
+        let clearing = self.in_runtime_dirs(owner, |dirs| dirs.clear());
         let why = match tokio::time::timeout(CLEARING, clearing).await {
             Ok(Ok(())) => return Ok(ended),
             Ok(Err(error)) => error.to_string(),
@@ -115,14 +115,14 @@ impl LibvirtSource {
     }
 
     /// Runs a file operation, off the runtime's threads.
-    pub(super) async fn in_nook<T: Send + 'static>(
+    pub(super) async fn in_runtime_dirs<T: Send + 'static>(
         &self,
         owner: MigrationId,
         act: impl FnOnce(RuntimeDirs) -> std::io::Result<T> + Send + 'static,
     ) -> std::io::Result<T> {
         let settings = Arc::clone(&self.settings);
         let acting = move |_: &Path| act(RuntimeDirs::new(&settings, owner));
-        files::ask_within(NOOK, &self.settings.scratch_dir, acting).await.flatten()
+        files::ask_within(FILE_DEADLINE, &self.settings.scratch_dir, acting).await.flatten()
     }
 
     /// The files of snapshots of all other migrations.

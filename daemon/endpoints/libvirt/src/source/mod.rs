@@ -71,18 +71,18 @@ const PARALLEL_VMS: usize = 8;
 pub struct LibvirtSource {
     libvirt: LibvirtClient,
     settings: Arc<LibvirtSourceSettings>,
-    seen: sizes::Seen,
+    seen: sizes::KnownSizes,
     rates: room::Rates,
 }
 
 impl LibvirtSource {
     /// A source by these settings, which are checked but not tried.
     pub fn new(settings: &LibvirtSourceSettings) -> Result<Self, SourceError> {
-        settings.judge()?;
+        settings.check()?;
         Ok(Self {
             libvirt: LibvirtClient::new(&settings.uri),
             settings: Arc::new(settings.clone()),
-            seen: sizes::Seen::default(),
+            seen: sizes::KnownSizes::default(),
             rates: room::Rates::default(),
         })
     }
@@ -104,7 +104,7 @@ impl Source for LibvirtSource {
             return Err(refused(doing(), format!("{version} is too old: {major}.{minor} is needed")));
         }
         // A probe of every snapshot's steps, under an id that no migration has.
-        self.in_nook(MigrationId::generate(), |nook| nook.make(None).and_then(|()| nook.clear()))
+        self.in_runtime_dirs(MigrationId::generate(), |dirs| dirs.make(None).and_then(|()| dirs.clear()))
             .await
             .context(|| {
                 format!(

@@ -166,10 +166,10 @@ impl LibvirtSource {
         let starts = self.libvirt.autostart(domain, Lane::Urgent).await.context(doing)?;
         self.libvirt.set_autostart(domain, starts).await.context(doing)?;
         // The files of the final snapshot, under an id that no migration has.
-        self.in_nook(MigrationId::generate(), |nook| {
-            nook.make(None)
-                .and_then(|()| std::fs::write(nook.scratch_file(0), "room"))
-                .and_then(|()| nook.clear())
+        self.in_runtime_dirs(MigrationId::generate(), |dirs| {
+            dirs.make(None)
+                .and_then(|()| std::fs::write(dirs.scratch_file(0), "room"))
+                .and_then(|()| dirs.clear())
         })
         .await
         .context(doing)

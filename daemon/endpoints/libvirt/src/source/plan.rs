@@ -26,7 +26,7 @@ pub(super) struct DiskPlan {
 
 /// The facts from a disk's image beside the domain's XML.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Looked {
+pub(super) struct ImageFacts {
     /// Distinguishes its file from another at the same path.
     pub(super) identity: Option<String>,
     /// Why it has no bitmaps.
@@ -34,7 +34,7 @@ pub(super) struct Looked {
 }
 
 /// By target name; a disk that could not be read is missing.
-pub(super) type Looks = BTreeMap<String, Looked>;
+pub(super) type ImageFactsByDisk = BTreeMap<String, ImageFacts>;
 
 /// What libvirt can report of a disk's changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +75,7 @@ pub(super) fn plan(
     owner: MigrationId,
     requested: &[(DiskKey, Option<ChangeMark>)],
     disks: &[Disk],
-    looks: &Looks,
+    looks: &ImageFactsByDisk,
     checkpoints: &[Checkpoint],
 ) -> Result<Vec<DiskPlan>, PlanError> {
     requested
@@ -86,7 +86,7 @@ pub(super) fn plan(
             if disk.device == "lun" {
                 return Err(PlanError::Lun(key.clone()));
             }
-            let Looked { identity, untracked } = looks.get(&key.0).cloned().unwrap_or_default();
+            let ImageFacts { identity, untracked } = looks.get(&key.0).cloned().unwrap_or_default();
             let image = ImageIdentity { place: disk.source.to_string(), identity };
             let tracking = match disk.untracked().or(untracked) {
                 Some(reason) => SnapshotBase::Untracked(reason),
@@ -165,12 +165,12 @@ fn since(
 }
 
 /// The `<domainbackup>`.
-pub(super) fn backup_xml(plans: &[DiskPlan], all: &[Disk], nook: &RuntimeDirs, socket: &Path) -> String {
+pub(super) fn backup_xml(plans: &[DiskPlan], all: &[Disk], dirs: &RuntimeDirs, socket: &Path) -> String {
     let path = |path: &Path| escape(&path.to_string_lossy());
     let mut xml =
         format!("<domainbackup mode='pull'><server transport='unix' socket='{}'/><disks>", path(socket));
     for (number, plan) in plans.iter().enumerate() {
-        let (name, scratch) = (escape(&plan.key.0), path(&nook.scratch_file(number)));
+        let (name, scratch) = (escape(&plan.key.0), path(&dirs.scratch_file(number)));
         let since = match &plan.tracking {
             SnapshotBase::Since(Anchor { checkpoint, .. }) => {
                 format!("backupmode='incremental' incremental='{}'", escape(checkpoint))
@@ -261,8 +261,8 @@ mod tests {
         }
     }
 
-    fn looks(identity: &str) -> Looks {
-        let looked = Looked { identity: Some(identity.to_owned()), untracked: None };
+    fn looks(identity: &str) -> ImageFactsByDisk {
+        let looked = ImageFacts { identity: Some(identity.to_owned()), untracked: None };
         [("vda".to_owned(), looked)].into()
     }
 
@@ -304,19 +304,19 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_was_exchanged_or_keeps_no_bitmap_is_told_by_looking() {
+    fn exchanged_or_bitmapless_image_is_found_by_inspection() {
         let owner = MigrationId::generate();
         let good = [checkpoint(owner, &["vda"])];
-        let with = |looks: &Looks| {
+        let with = |looks: &ImageFactsByDisk| {
             let requested = [(key("vda"), Some(anchor(owner, "/a'<b>")))];
             plan(owner, &requested, &disks(), looks, &good).unwrap().remove(0).tracking
         };
         assert!(matches!(with(&looks("1")), SnapshotBase::Since(_)));
         assert!(
-            matches!(with(&Looks::new()), SnapshotBase::Whole(reason) if reason.contains("cannot be told"))
+            matches!(with(&ImageFactsByDisk::new()), SnapshotBase::Whole(reason) if reason.contains("cannot be told"))
         );
         assert!(matches!(with(&looks("2")), SnapshotBase::Whole(reason) if reason.contains("another file")));
-        let old = Looked { identity: None, untracked: Some("old".to_owned()) };
+        let old = ImageFacts { identity: None, untracked: Some("old".to_owned()) };
         assert!(matches!(with(&[("vda".to_owned(), old)].into()), SnapshotBase::Untracked(_)));
     }
 
@@ -326,14 +326,15 @@ mod tests {
         let good = [checkpoint(owner, &["vda"])];
         let image = ImageIdentity { place: "/a'<b>".to_owned(), identity: None };
         let mark = LibvirtMark::Checkpoint { name: good[0].name.clone(), size: SIZE, image }.write();
-        let plans = plan(owner, &[(key("vda"), Some(mark))], &disks(), &Looks::new(), &good).unwrap();
+        let plans =
+            plan(owner, &[(key("vda"), Some(mark))], &disks(), &ImageFactsByDisk::new(), &good).unwrap();
         assert!(matches!(plans[0].tracking, SnapshotBase::Since(_)), "{plans:?}");
     }
 
     #[test]
-    fn another_image_than_at_the_last_pass_is_refused_once_the_vm_is_off() {
+    fn other_image_than_at_the_last_pass_is_refused_when_off() {
         let owner = MigrationId::generate();
-        let judged = |name: &str, mark: Option<ChangeMark>, looks: &Looks| {
+        let judged = |name: &str, mark: Option<ChangeMark>, looks: &ImageFactsByDisk| {
             let requested = [(key(name), mark)];
             let plans = plan(owner, &requested, &disks(), looks, &[]).unwrap();
             same_images(&requested, &plans)
@@ -344,13 +345,13 @@ mod tests {
         };
         let same = || Some(anchor(owner, "/a'<b>"));
         assert_eq!(judged("vda", same(), &looks("1")), Ok(()));
-        assert_eq!(judged("vda", same(), &Looks::new()), Ok(()), "a doubt costs a comparison");
+        assert_eq!(judged("vda", same(), &ImageFactsByDisk::new()), Ok(()), "a doubt costs a comparison");
         assert_eq!(judged("vda", None, &looks("1")), Ok(()));
-        assert_eq!(judged("vdc", untracked("/d"), &Looks::new()), Ok(()));
+        assert_eq!(judged("vdc", untracked("/d"), &ImageFactsByDisk::new()), Ok(()));
         for (name, mark, looks, word) in [
             ("vda", Some(anchor(owner, "/x/new")), looks("1"), "/x/new"),
             ("vda", same(), looks("2"), "another file"),
-            ("vdc", untracked("/x/new"), Looks::new(), "/x/new"),
+            ("vdc", untracked("/x/new"), ImageFactsByDisk::new(), "/x/new"),
         ] {
             let error = judged(name, mark, &looks).unwrap_err();
             assert!(error.to_string().contains(word), "{error}");
@@ -360,7 +361,9 @@ mod tests {
     #[test]
     fn what_is_no_disk_or_cannot_be_read_is_an_error() {
         let owner = MigrationId::generate();
-        let plan = |name| plan(owner, &[(key("vda"), None), (key(name), None)], &disks(), &Looks::new(), &[]);
+        let plan = |name| {
+            plan(owner, &[(key("vda"), None), (key(name), None)], &disks(), &ImageFactsByDisk::new(), &[])
+        };
         assert_eq!(plan("vdz").unwrap_err(), PlanError::Missing(key("vdz")));
         assert_eq!(plan("sdb").unwrap_err(), PlanError::Missing(key("sdb")));
         assert_eq!(plan("sda").unwrap_err(), PlanError::Lun(key("sda")));
@@ -374,14 +377,14 @@ mod tests {
             scratch_dir: "/s/it's <here>".into(),
             ..LibvirtSourceSettings::default()
         };
-        let nook = RuntimeDirs::new(&settings, owner);
+        let dirs = RuntimeDirs::new(&settings, owner);
         let requested = [(key("vda"), Some(anchor(owner, "/a'<b>"))), (key("vdc"), None)];
         let plans = plan(owner, &requested, &disks(), &looks("1"), &[checkpoint(owner, &["vda"])]).unwrap();
 
-        let text = backup_xml(&plans, &disks(), &nook, Path::new("/q/so&ck"));
+        let text = backup_xml(&plans, &disks(), &dirs, Path::new("/q/so&ck"));
         let job = BackupJob::read(&text).unwrap();
         assert_eq!(job.socket.as_deref(), Some("/q/so&ck"));
-        let scratch = [0, 1].map(|number| nook.scratch_file(number).to_string_lossy().into_owned());
+        let scratch = [0, 1].map(|number| dirs.scratch_file(number).to_string_lossy().into_owned());
         assert_eq!(job.scratch, scratch);
         let document = xml::parse(&text, "domainbackup").unwrap();
         let disks_node = xml::child(document.root_element(), "disks").unwrap();

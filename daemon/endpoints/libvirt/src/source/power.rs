@@ -33,18 +33,18 @@ const PRESS_AGAIN: Duration = Duration::from_secs(10);
 impl LibvirtSource {
     pub(super) async fn power_of(&self, domain: DomainId) -> Result<PowerState, SourceError> {
         let doing = || format!("VM {domain}: looking whether it runs");
-        let standing = self.libvirt.state(domain).await.context(doing)?;
-        self.power_by(domain, &standing).await
+        let status = self.libvirt.state(domain).await.context(doing)?;
+        self.power_by(domain, &status).await
     }
 
     /// The power of a VM by its checked state.
     pub(super) async fn power_by(
         &self,
         domain: DomainId,
-        standing: &DomainStatus,
+        status: &DomainStatus,
     ) -> Result<PowerState, SourceError> {
-        not_elsewhere(standing, || format!("VM {domain}: looking whether it runs"))?;
-        Ok(match standing.state {
+        not_elsewhere(status, || format!("VM {domain}: looking whether it runs"))?;
+        Ok(match status.state {
             RunState::Running => PowerState::Running,
             RunState::Off => PowerState::Off,
             RunState::Paused if self.is_tagged(domain).await? => PowerState::Off,
@@ -67,9 +67,9 @@ impl LibvirtSource {
     /// Gives a VM that is off power, paused: it executes nothing.
     pub(super) async fn start_paused(&self, domain: DomainId, owner: MigrationId) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: starting it paused, to read its disks");
-        let standing = self.libvirt.state(domain).await.context(doing)?;
-        not_elsewhere(&standing, doing)?;
-        self.not_locked_elsewhere(domain, &standing).await?;
+        let status = self.libvirt.state(domain).await.context(doing)?;
+        not_elsewhere(&status, doing)?;
+        self.not_locked_elsewhere(domain, &status).await?;
         let (persistent, saved) = self.libvirt.persistent_and_saved(domain).await.context(doing)?;
         if !persistent {
             return Err(refused(doing(), "it is transient: define it (virsh define) first"));
@@ -95,9 +95,9 @@ impl LibvirtSource {
     pub(super) async fn start(&self, domain: DomainId) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: starting it");
         for _ in 0..STARTS {
-            let standing = self.libvirt.state(domain).await.context(doing)?;
-            not_elsewhere(&standing, doing)?;
-            match standing.state {
+            let status = self.libvirt.state(domain).await.context(doing)?;
+            not_elsewhere(&status, doing)?;
+            match status.state {
                 RunState::Running => {
                     // It runs, regardless of this step: a caller that waits for the start must not wait
                     // longer.
@@ -109,7 +109,7 @@ impl LibvirtSource {
                 // If it is active already, that may be another user's start, or the paused one of an
                 // abandoned call: it is checked again.
                 RunState::Off => {
-                    self.not_locked_elsewhere(domain, &standing).await?;
+                    self.not_locked_elsewhere(domain, &status).await?;
                     self.libvirt.start(domain).await.context(doing)?;
                 }
                 RunState::Paused if self.is_tagged(domain).await? => {
@@ -117,7 +117,7 @@ impl LibvirtSource {
                     self.libvirt.destroy(domain).await.context(doing)?;
                 }
                 RunState::Paused => {
-                    let text = standing.text;
+                    let text = status.text;
                     let why = format!("it is {text}: resume it (virsh resume) once the cause is gone");
                     return Err(refused(doing(), why));
                 }
@@ -149,9 +149,9 @@ impl LibvirtSource {
         policy: ShutdownPolicy,
     ) -> Result<HowStopped, SourceError> {
         let doing = || format!("VM {domain}: shutting it down");
-        let standing = self.libvirt.state(domain).await.context(doing)?;
-        not_elsewhere(&standing, doing)?;
-        match standing.state {
+        let status = self.libvirt.state(domain).await.context(doing)?;
+        not_elsewhere(&status, doing)?;
+        match status.state {
             RunState::Off => return Ok(HowStopped::WasOff),
             RunState::Paused if self.is_tagged(domain).await? => {
                 self.libvirt.destroy(domain).await.context(doing)?;
@@ -207,12 +207,12 @@ impl LibvirtSource {
         let doing = || format!("VM {domain}: waiting for its shutdown");
         let mut press_at = Instant::now();
         loop {
-            let standing = self.libvirt.state(domain).await.context(doing)?;
-            not_elsewhere(&standing, doing)?;
-            let DomainStatus { state, reason, .. } = standing;
+            let status = self.libvirt.state(domain).await.context(doing)?;
+            not_elsewhere(&status, doing)?;
+            let DomainStatus { state, reason, .. } = status;
             if state == RunState::Off {
-                let by_itself = reason == Reason::Shutdown;
-                return Ok(Some(if by_itself { HowStopped::Gracefully } else { HowStopped::Forced }));
+                let guest_shut_down = reason == Reason::Shutdown;
+                return Ok(Some(if guest_shut_down { HowStopped::Gracefully } else { HowStopped::Forced }));
             }
             let now = Instant::now();
             if now >= deadline {
@@ -235,13 +235,9 @@ impl LibvirtSource {
 
 impl LibvirtSource {
     /// Refuses a VM that another host runs, where libvirt does not report why it is off.
-    async fn not_locked_elsewhere(
-        &self,
-        domain: DomainId,
-        standing: &DomainStatus,
-    ) -> Result<(), SourceError> {
+    async fn not_locked_elsewhere(&self, domain: DomainId, status: &DomainStatus) -> Result<(), SourceError> {
         let doing = || format!("VM {domain}: looking whether another host has its disks");
-        match self.libvirt.runs_elsewhere(domain, standing).await.context(doing)? {
+        match self.libvirt.runs_elsewhere(domain, status).await.context(doing)? {
             Some(why) => Err(elsewhere(doing(), why)),
             None => Ok(()),
         }
@@ -249,6 +245,6 @@ impl LibvirtSource {
 }
 
 /// Refuses a VM that is off here because it was migrated: it runs on another host.
-fn not_elsewhere(standing: &DomainStatus, doing: impl FnOnce() -> String) -> Result<(), SourceError> {
-    if standing.is_elsewhere() { Err(elsewhere(doing(), ELSEWHERE)) } else { Ok(()) }
+fn not_elsewhere(status: &DomainStatus, doing: impl FnOnce() -> String) -> Result<(), SourceError> {
+    if status.is_elsewhere() { Err(elsewhere(doing(), ELSEWHERE)) } else { Ok(()) }
 }

@@ -40,7 +40,7 @@ impl LibvirtSource {
         if self.libvirt.state(domain).await.context(doing)?.state != RunState::Off {
             self.remove_bitmaps(&detached, &prefix, keep, &mut left).await;
             let stay = self.delete_one_by_one(domain, &own, keep).await.context(doing)?;
-            return Ok(left.told(&own, keep).chain(stay).collect());
+            return Ok(left.into_leftovers(&own, keep).chain(stay).collect());
         }
         // libvirt deletes nothing from a domain that is off.
         self.remove_bitmaps(&attached, &prefix, keep, &mut left).await;
@@ -68,7 +68,7 @@ impl LibvirtSource {
                 stay.push(of_checkpoint(domain, &checkpoint.name, error).context(doing)?);
             }
         }
-        Ok(left.told(&own, keep).chain(stay).collect())
+        Ok(left.into_leftovers(&own, keep).chain(stay).collect())
     }
 
     /// The domain's disks at these checkpoints that it no longer has.
@@ -178,7 +178,7 @@ impl LibvirtSource {
             let why = format!("it is of no migration that this warmd has at work on VM {vm:?}");
             let Ok(names) = self.libvirt.checkpoint_names(domain).await else { continue };
             let Ok(xml) = self.libvirt.domain(domain).await else { continue };
-            let off = self.libvirt.state(domain).await.is_ok_and(|standing| standing.state == RunState::Off);
+            let off = self.libvirt.state(domain).await.is_ok_and(|status| status.state == RunState::Off);
             let strays: Vec<String> = names.into_iter().filter(|name| is_stray(name)).collect();
             for name in &strays {
                 remains.push(Leftover {
@@ -236,7 +236,7 @@ impl Left {
     }
 
     /// For messages: the bitmaps, and for unread images those that checkpoints name.
-    fn told(self, own: &[Checkpoint], keep: &[&str]) -> impl Iterator<Item = Leftover> {
+    fn into_leftovers(self, own: &[Checkpoint], keep: &[&str]) -> impl Iterator<Item = Leftover> {
         let bitmaps = self.bitmaps.into_values().map(|image::Left { image, bitmap, error }| Leftover {
             what: format!("bitmap {bitmap} in {}", image.path),
             why: error.to_string(),
@@ -306,13 +306,13 @@ mod tests {
         let own =
             [checkpoint("m-1", &["vda", "vdb"]), checkpoint("m-2", &["vda"]), checkpoint("m-3", &["vdb"])];
         assert_eq!(own.each_ref().map(|one| left.needs(one)), [true, false, true]);
-        let told: Vec<_> = left.told(&own, &["m-3"]).collect();
+        let told: Vec<_> = left.into_leftovers(&own, &["m-3"]).collect();
         let [one] = told.as_slice() else { panic!("{told:?}") };
         assert!(one.what.contains("m-1") && !one.what.contains("m-3"), "{one}");
         assert!(one.what.contains("/hung/a") && one.why.contains("no answer"), "{one}");
         // It has no known mark.
         let mut left = Left::default();
         left.not_seen(&disk, "no answer".to_owned());
-        assert_eq!(left.told(&own[1..2], &[]).count(), 0);
+        assert_eq!(left.into_leftovers(&own[1..2], &[]).count(), 0);
     }
 }

@@ -26,7 +26,7 @@ const HALF_LIFE: Duration = Duration::from_mins(10);
 
 /// The figures of one moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Look {
+pub(super) struct FreeSpaceSample {
     pub(super) at: Instant,
     /// Bytes free in the file system.
     pub(super) free: u64,
@@ -36,11 +36,11 @@ pub(super) struct Look {
 
 /// The last few seconds of a job.
 #[derive(Debug, Default)]
-pub(super) struct Trend(VecDeque<Look>);
+pub(super) struct Trend(VecDeque<FreeSpaceSample>);
 
 impl Trend {
     /// Adds a check; checks come in order of time.
-    pub(super) fn add(&mut self, look: Look) {
+    pub(super) fn add(&mut self, look: FreeSpaceSample) {
         self.0.push_back(look);
         // The last one at or before the window's start stays: it is where the window begins.
         while self.0.get(1).is_some_and(|second| look.at.saturating_duration_since(second.at) >= WINDOW) {
@@ -58,7 +58,7 @@ impl Trend {
         self.rate(|first, last| first.free.saturating_sub(last.free)).max(self.growth())
     }
 
-    fn rate(&self, change: impl Fn(&Look, &Look) -> u64) -> u64 {
+    fn rate(&self, change: impl Fn(&FreeSpaceSample, &FreeSpaceSample) -> u64) -> u64 {
         let (Some(first), Some(last)) = (self.0.front(), self.0.back()) else { return 0 };
         let took = last.at.saturating_duration_since(first.at);
         if took < LEAST {
@@ -156,7 +156,7 @@ mod tests {
         let mut trend = Trend::default();
         for (millis, free, scratch) in looks {
             let at = start + Duration::from_millis(*millis);
-            trend.add(Look { at, free: free * MIB, scratch: scratch * MIB });
+            trend.add(FreeSpaceSample { at, free: free * MIB, scratch: scratch * MIB });
         }
         trend
     }

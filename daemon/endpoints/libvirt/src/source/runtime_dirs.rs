@@ -105,18 +105,18 @@ mod tests {
             ..LibvirtSourceSettings::default()
         };
         let owner = MigrationId::generate();
-        let nook = RuntimeDirs::new(&settings, owner);
-        nook.clear().unwrap();
-        nook.make(None).unwrap();
+        let dirs = RuntimeDirs::new(&settings, owner);
+        dirs.clear().unwrap();
+        dirs.make(None).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let socket = nook.socket();
-        assert_eq!((mode(socket.parent().unwrap()), mode(nook.scratch_dir())), (0o700, 0o700));
-        assert_ne!(socket, nook.socket());
+        let socket = dirs.socket();
+        assert_eq!((mode(socket.parent().unwrap()), mode(dirs.scratch_dir())), (0o700, 0o700));
+        assert_ne!(socket, dirs.socket());
         assert!(is_of(socket.to_str().unwrap(), owner) && !is_of("/run/other/nbd", owner));
-        fs::write(nook.scratch_file(0), "old").unwrap();
-        nook.make(None).unwrap();
-        assert!(!nook.scratch_file(0).exists(), "scratch of an earlier snapshot is still there");
-        nook.clear().unwrap();
+        fs::write(dirs.scratch_file(0), "old").unwrap();
+        dirs.make(None).unwrap();
+        assert!(!dirs.scratch_file(0).exists(), "scratch of an earlier snapshot is still there");
+        dirs.clear().unwrap();
         assert_eq!(fs::read_dir(&run).unwrap().count() + fs::read_dir(&scratch).unwrap().count(), 0);
     }
 }

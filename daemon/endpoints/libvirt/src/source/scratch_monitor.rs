@@ -22,7 +22,7 @@ use super::{
     error::{ErrorContext, blocked},
     files,
     leftovers::is_own,
-    room::{Look, Need, Rates, Trend},
+    room::{FreeSpaceSample, Need, Rates, Trend},
 };
 
 const LOOK: Duration = Duration::from_secs(1);
@@ -123,15 +123,15 @@ pub(super) async fn check_room(dir: &Path, need: Need) -> Result<(), SourceError
 }
 
 /// The free space of the file system of `dir`, and the size of the files in it.
-async fn look(dir: &Path) -> io::Result<Look> {
-    let look = |dir: &Path| -> io::Result<Look> {
+async fn look(dir: &Path) -> io::Result<FreeSpaceSample> {
+    let look = |dir: &Path| -> io::Result<FreeSpaceSample> {
         let room = rustix::fs::statvfs(dir)?;
         let free = room.f_bavail.saturating_mul(room.f_frsize);
         // An unreadable directory, or a file that disappears, costs the VM's own figure and not the check.
         let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
         let taken =
             files.filter_map(|file| file.metadata().ok()).map(|file| file.blocks().saturating_mul(512));
-        Ok(Look { at: Instant::now(), free, scratch: taken.fold(0, u64::saturating_add) })
+        Ok(FreeSpaceSample { at: Instant::now(), free, scratch: taken.fold(0, u64::saturating_add) })
     };
     files::ask(dir, look).await.flatten()
 }

@@ -44,7 +44,7 @@ impl Default for LibvirtSourceSettings {
 
 impl LibvirtSourceSettings {
     /// Checks them without a query.
-    pub(super) fn judge(&self) -> Result<(), SourceError> {
+    pub(super) fn check(&self) -> Result<(), SourceError> {
         let refused = |what: String| Err(SourceError::new(SourceErrorKind::Refused, "settings", what));
         if let Some(host) = remote_host(&self.uri) {
             return refused(format!(
@@ -92,7 +92,7 @@ mod tests {
 
     fn judged(toml: &str) -> String {
         let settings: LibvirtSourceSettings = toml::from_str(toml).unwrap();
-        settings.judge().err().map(|error| error.to_string()).unwrap_or_default()
+        settings.check().err().map(|error| error.to_string()).unwrap_or_default()
     }
 
     #[test]

@@ -20,14 +20,14 @@ use crate::libvirt::{
 
 use super::{
     LibvirtSource, files,
-    plan::{Looked, Looks, is_disk},
+    plan::{ImageFacts, ImageFactsByDisk, is_disk},
 };
 
 /// QEMU serves whole sectors: an image that ends within one reads as padded with zeroes.
 const SECTOR: u64 = 512;
 
 /// Sizes that were seen, by domain, target name and source.
-pub(super) type Seen = Arc<Mutex<BTreeMap<(DomainId, String, String), u64>>>;
+pub(super) type KnownSizes = Arc<Mutex<BTreeMap<(DomainId, String, String), u64>>>;
 
 /// By target name: the size in bytes, or why it is unknown.
 pub(super) type Sizes = BTreeMap<String, Result<u64, String>>;
@@ -60,8 +60,8 @@ impl LibvirtSource {
     }
 
     /// Reads the images' headers of all disks. An unreadable one is missing.
-    pub(super) async fn look(&self, disks: &[Disk]) -> Looks {
-        let mut looks = Looks::new();
+    pub(super) async fn look(&self, disks: &[Disk]) -> ImageFactsByDisk {
+        let mut looks = ImageFactsByDisk::new();
         for disk in disks.iter().filter(|disk| is_disk(disk)) {
             let Ok(Some(path)) = self.path_of(&disk.source).await else { continue };
             let is_qcow2 = disk.format == "qcow2";
@@ -78,7 +78,7 @@ impl LibvirtSource {
                      -f qcow2 -o compat=1.1 {quoted}` makes it a new one"
                 )
             });
-            looks.insert(disk.target.clone(), Looked { identity, untracked });
+            looks.insert(disk.target.clone(), ImageFacts { identity, untracked });
         }
         looks
     }

@@ -154,19 +154,19 @@ impl LibvirtSource {
         let (mut plans, number) = self.prepare(domain, request, &xml).await?;
 
         let runs_as = xml.runs_as;
-        let nook = self
-            .in_nook(owner, move |nook| nook.make(runs_as).map(|()| nook))
+        let dirs = self
+            .in_runtime_dirs(owner, move |dirs| dirs.make(runs_as).map(|()| dirs))
             .await
             .context(|| format!("making private directories for {domain}'s snapshot"))?;
         let reserve = self.settings.scratch_reserve_mib << 20;
         if at_rest.is_none() {
             let rate = self.rates.expected(domain, Instant::now());
-            scratch_monitor::check_room(nook.scratch_dir(), Need::at(reserve, rate)).await?;
+            scratch_monitor::check_room(dirs.scratch_dir(), Need::at(reserve, rate)).await?;
         }
-        let socket = nook.socket();
-        let name = self.begin_job(domain, owner, &xml, &mut plans, number, &nook, &socket).await?;
+        let socket = dirs.socket();
+        let name = self.begin_job(domain, owner, &xml, &mut plans, number, &dirs, &socket).await?;
         let scratch_monitor = at_rest.is_none().then(|| {
-            let dir = nook.scratch_dir().to_owned();
+            let dir = dirs.scratch_dir().to_owned();
             ScratchMonitor::watch(self.libvirt.clone(), domain, owner, dir, reserve, self.rates.clone())
         });
 
@@ -248,14 +248,14 @@ impl LibvirtSource {
         xml: &DomainXml,
         plans: &mut [DiskPlan],
         mut number: u64,
-        nook: &RuntimeDirs,
+        dirs: &RuntimeDirs,
         socket: &Path,
     ) -> Result<String, SourceError> {
         let doing = || format!("VM {domain}: beginning a backup job");
         let mut attempt = 0;
         loop {
             let name = format!("{}{number}", marks::prefix(owner));
-            let backup = plan::backup_xml(plans, &xml.disks, nook, socket);
+            let backup = plan::backup_xml(plans, &xml.disks, dirs, socket);
             let checkpoint = plan::checkpoint_xml(plans, &xml.disks, owner, &name);
             let error = match self.libvirt.backup_begin(domain, &backup, checkpoint.as_deref()).await {
                 Ok(()) => return Ok(name),
@@ -379,7 +379,7 @@ impl Snapshot for LibvirtSnapshot {
         Ok(Arc::clone(&self.disk(key)?.nbd) as Arc<dyn ReadDisk>)
     }
 
-    fn given_up(&self) -> Option<SourceError> {
+    fn ended_early(&self) -> Option<SourceError> {
         let why = self.scratch_monitor.as_ref()?.why()?;
         Some(blocked(format!("VM {}: reading its snapshot", self.domain), why))
     }

@@ -9,7 +9,7 @@ use warmd_core::model::{
     machine::{Firmware, Machine, Nic},
 };
 
-use super::{domain::Link, xml::Element};
+use super::{domain::NicConnection, xml::Element};
 
 /// Features that a domain has with KVM and with emulation.
 const ANY_KIND: [&str; 8] = ["acpi", "apic", "pae", "smm", "vmport", "vmcoreinfo", "gic", "ps2"];
@@ -157,9 +157,9 @@ impl<'a> Carried<'a> {
     }
 
     /// A network interface's elements and attributes beside MAC, source and model.
-    pub(super) fn nic(self, nic: &Nic, link: &Link, mut interface: Element) -> Element {
+    pub(super) fn nic(self, nic: &Nic, link: &NicConnection, mut interface: Element) -> Element {
         let Some(had) = self.part.nic(&nic.mac) else { return interface };
-        let is_user = *link == Link::User;
+        let is_user = *link == NicConnection::User;
         for part in &had.parts {
             let fits = match part.name.as_str() {
                 "link" | "rom" => true,

@@ -86,7 +86,7 @@ impl LibvirtTarget {
         } else {
             Compared::Fits
         };
-        Ok(judge(cpu, kind, known, &compared))
+        Ok(cpu_findings(cpu, kind, known, &compared))
     }
 }
 
@@ -102,7 +102,7 @@ fn model(cpu: &HardwareElement) -> Option<&str> {
 }
 
 /// What is to be reported of a processor that comes from another host.
-fn judge(
+fn cpu_findings(
     cpu: &HardwareElement,
     kind: &str,
     known: &Processors,
@@ -194,7 +194,7 @@ mod tests {
     fn a_processor_that_cannot_be_had_stands_in_the_way() {
         let lacks = Compared::Lacks("it lacks avx".to_owned());
         let of = |cpu: &HardwareElement, kind: &str, compared: &Compared| {
-            judge(cpu, kind, &known(), compared).map(|(rule, found)| {
+            cpu_findings(cpu, kind, &known(), compared).map(|(rule, found)| {
                 assert!(found.contains("processor"), "{found}");
                 rule
             })
@@ -223,21 +223,26 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_own_processor_is_told_and_a_mode_that_is_not_there_refused() {
+    fn host_cpu_is_reported_and_an_unknown_mode_refused() {
         let of = |mode: &str| {
-            judge(&cpu(&[("mode", mode)], None), "kvm", &known(), &Compared::Fits).map(|(rule, _)| rule)
+            cpu_findings(&cpu(&[("mode", mode)], None), "kvm", &known(), &Compared::Fits)
+                .map(|(rule, _)| rule)
         };
         assert_eq!(of("host-passthrough"), Some(Rule::HardwareChanged));
         assert_eq!(of("host-model"), Some(Rule::HardwareUnmapped));
-        let model =
-            judge(&cpu(&[("mode", "host-model")], None), "kvm", &Processors::default(), &Compared::Fits);
+        let model = cpu_findings(
+            &cpu(&[("mode", "host-model")], None),
+            "kvm",
+            &Processors::default(),
+            &Compared::Fits,
+        );
         let (rule, found) = model.unwrap();
         assert!(rule == Rule::HardwareChanged && found.contains("host-model"), "{found}");
         assert_eq!(of("custom"), None, "only its topology is given");
         let unsaid = Processors::default();
         let named = cpu(&[], Some(("EPYC", "forbid")));
         assert_eq!(
-            judge(&named, "kvm", &unsaid, &Compared::Fits),
+            cpu_findings(&named, "kvm", &unsaid, &Compared::Fits),
             None,
             "what is not said is not held against it"
         );

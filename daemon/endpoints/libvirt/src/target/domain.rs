@@ -15,12 +15,12 @@ use warmd_core::{
     },
     targets::CreateMachine,
 };
-use warmd_storage::{DiskLocation, Located};
+use warmd_storage::{DiskLocation, LocatedDisk};
 
 use super::{
     carried::{AGENT, Carried},
     owned,
-    pci::Slots,
+    pci::PciSlots,
     settings::DiskBus,
     xml::Element,
 };
@@ -35,17 +35,17 @@ pub(super) struct DomainBuilder<'a> {
     pub(super) id: DomainId,
     /// `kvm` or `qemu`.
     pub(super) kind: &'static str,
-    pub(super) disks: &'a [Located],
+    pub(super) disks: &'a [LocatedDisk],
     pub(super) disk_bus: DiskBus,
     /// For each NIC of the machine, in order.
-    pub(super) links: &'a [Link],
+    pub(super) links: &'a [NicConnection],
     /// The migration's folder.
     pub(super) folder: &'a Path,
 }
 
 /// The connection of a NIC.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum NicConnection {
     Network(String),
     Bridge(String),
     /// QEMU's own network, which needs no resource of the host.
@@ -148,7 +148,7 @@ impl DomainBuilder<'_> {
     fn devices(&self) -> Result<Element, UnsupportedHardware> {
         let carried = self.carried();
         let order = self.boot_order();
-        let slots = Slots::of(&self.request.machine);
+        let slots = PciSlots::of(&self.request.machine);
         let nics = self.request.machine.nics.iter().zip(self.links).map(|(nic, link)| {
             let interface = slots.put(&nic.mac, interface(nic, link, carried)?);
             Ok::<_, UnsupportedHardware>(
@@ -185,8 +185,8 @@ impl DomainBuilder<'_> {
     }
 
     /// The disks in the order of booting.
-    fn in_order(&self) -> Vec<&Located> {
-        let mut disks: Vec<&Located> = self.disks.iter().collect();
+    fn in_order(&self) -> Vec<&LocatedDisk> {
+        let mut disks: Vec<&LocatedDisk> = self.disks.iter().collect();
         disks.sort_by_key(|disk| self.request.boot_order(&disk.key));
         disks
     }
@@ -301,7 +301,7 @@ impl DomainBuilder<'_> {
     }
 
     /// The bus that the disk had on the source.
-    fn had_bus(&self, disk: &Located) -> Option<&str> {
+    fn had_bus(&self, disk: &LocatedDisk) -> Option<&str> {
         let had = self.request.machine.disks.iter().find(|known| known.key == disk.key);
         had.map(|disk| disk.bus.as_str())
     }
@@ -317,7 +317,7 @@ impl DomainBuilder<'_> {
         }
     }
 
-    fn bus(&self, disk: &Located) -> (&'static str, &'static str) {
+    fn bus(&self, disk: &LocatedDisk) -> (&'static str, &'static str) {
         match (self.disk_bus, self.had_bus(disk)) {
             (DiskBus::Keep, Some("scsi")) => ("scsi", "sd"),
             (DiskBus::Keep, Some("sata")) => ("sata", "sd"),
@@ -410,14 +410,18 @@ pub(super) fn family(machine_type: &str) -> &str {
     }
 }
 
-fn interface(nic: &Nic, link: &Link, carried: Option<Carried<'_>>) -> Result<Element, UnsupportedHardware> {
+fn interface(
+    nic: &Nic,
+    link: &NicConnection,
+    carried: Option<Carried<'_>>,
+) -> Result<Element, UnsupportedHardware> {
     let is_byte = |byte: &str| byte.len() == 2 && byte.bytes().all(|digit| digit.is_ascii_hexdigit());
     if nic.mac.split(':').count() != 6 || !nic.mac.split(':').all(is_byte) {
         return Err(UnsupportedHardware::Mac { mac: nic.mac.clone() });
     }
     let interface = Element::new("interface");
     let interface = match link {
-        Link::Network(name) => {
+        NicConnection::Network(name) => {
             let source = Element::new("source").attr("network", name);
             let group = carried.and_then(|carried| carried.port_group(nic));
             let source = match group {
@@ -426,10 +430,10 @@ fn interface(nic: &Nic, link: &Link, carried: Option<Carried<'_>>) -> Result<Ele
             };
             interface.attr("type", "network").with(source)
         }
-        Link::Bridge(name) => {
+        NicConnection::Bridge(name) => {
             interface.attr("type", "bridge").with(Element::new("source").attr("bridge", name))
         }
-        Link::User => interface.attr("type", "user"),
+        NicConnection::User => interface.attr("type", "user"),
     };
     let mac = Element::new("mac").attr("address", &nic.mac);
     let interface = interface.with(mac);
@@ -502,9 +506,9 @@ mod tests {
     fn xml(
         request: &CreateMachine,
         disk_bus: DiskBus,
-        links: &[Link],
+        links: &[NicConnection],
     ) -> Result<String, UnsupportedHardware> {
-        let located = |disk: &MachineDisk| Located {
+        let located = |disk: &MachineDisk| LocatedDisk {
             key: disk.key.clone(),
             size: disk.size,
             place: DiskLocation::File(format!("/d/{}.raw", disk.key).into()),
@@ -525,7 +529,8 @@ mod tests {
             (Firmware::UefiSecure, LoaderFirmware::UefiSecure),
         ] {
             request.machine.firmware = firmware;
-            let text = xml(&request, DiskBus::Virtio, &[Link::Network("prod & test".to_owned())]).unwrap();
+            let text =
+                xml(&request, DiskBus::Virtio, &[NicConnection::Network("prod & test".to_owned())]).unwrap();
             let read = DomainXml::read(&text).unwrap();
             assert_eq!(
                 (read.name.as_str(), read.uuid.as_str()),
@@ -547,7 +552,7 @@ mod tests {
     #[test]
     fn buses_are_kept_where_asked() {
         let request = request(&[("a", "scsi"), ("b", "ide"), ("c", "scsi"), ("d", "nvme"), ("e", "sata")]);
-        let read = DomainXml::read(&xml(&request, DiskBus::Keep, &[Link::User]).unwrap()).unwrap();
+        let read = DomainXml::read(&xml(&request, DiskBus::Keep, &[NicConnection::User]).unwrap()).unwrap();
         let disks: Vec<_> = read.disks.iter().map(|disk| (disk.target.as_str(), disk.bus.as_str())).collect();
         let wanted = [("sda", "scsi"), ("hda", "ide"), ("sdb", "scsi"), ("vda", "virtio"), ("sdc", "sata")];
         assert_eq!(disks, wanted);
@@ -557,13 +562,16 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let mut odd = request(&[]);
         odd.machine.nics[0].mac = "52:54:00:12:34:5g".to_owned();
-        assert!(matches!(xml(&odd, DiskBus::Virtio, &[Link::User]), Err(UnsupportedHardware::Mac { .. })));
+        assert!(matches!(
+            xml(&odd, DiskBus::Virtio, &[NicConnection::User]),
+            Err(UnsupportedHardware::Mac { .. })
+        ));
         let mut none = request(&[]);
         none.machine.cpu.cores = 0;
-        assert_eq!(xml(&none, DiskBus::Virtio, &[Link::User]), Err(UnsupportedHardware::Empty));
+        assert_eq!(xml(&none, DiskBus::Virtio, &[NicConnection::User]), Err(UnsupportedHardware::Empty));
         let mut huge = request(&[]);
         huge.machine.cpu = CpuTopology { sockets: u32::MAX, cores: 2, threads: 1 };
-        assert_eq!(xml(&huge, DiskBus::Virtio, &[Link::User]), Err(UnsupportedHardware::Empty));
+        assert_eq!(xml(&huge, DiskBus::Virtio, &[NicConnection::User]), Err(UnsupportedHardware::Empty));
     }
 
     #[test]

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn of_earlier_consoles_one_is_kept_until_the_machine_is_handed_over() {
+    fn one_earlier_console_is_kept_until_the_hand_over() {
         let dir = tempfile::tempdir().unwrap();
         let names = || {
             let mut names: Vec<_> =

@@ -5,12 +5,12 @@
 
 use warmd_core::model::{hardware::HardwareElement, machine::Machine};
 
-use super::{carried::ISOLATION, domain::Link, networks::Definitions, wire::Wire};
+use super::{carried::ISOLATION, domain::NicConnection, networks::Definitions, wire::NetworkAttachment};
 use crate::libvirt::{LibvirtClient, LibvirtError, xml};
 
 /// An isolation of an interface that the target lacks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Lack {
+pub(super) struct MissingIsolation {
     mac: String,
     /// The element of the interface that names it.
     element: &'static str,
@@ -20,7 +20,7 @@ pub(super) struct Lack {
 /// What libvirt has answered already: a network's definition and the list of filters are asked for once, for
 /// all machines that are looked at together.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct IsolationQueries {
     definitions: Definitions,
     filters: Option<Vec<String>>,
 }
@@ -29,27 +29,27 @@ pub(super) struct Asked {
 pub(super) async fn lacks(
     libvirt: &LibvirtClient,
     machine: &Machine,
-    links: &[Link],
-    asked: &mut Asked,
-) -> Result<Vec<Lack>, LibvirtError> {
+    links: &[NicConnection],
+    asked: &mut IsolationQueries,
+) -> Result<Vec<MissingIsolation>, LibvirtError> {
     let Some(hardware) = &machine.hardware else { return Ok(Vec::new()) };
     let mut lacks = Vec::new();
     for (nic, link) in machine.nics.iter().zip(links) {
         let Some(part) = hardware.nic(&nic.mac) else { continue };
         let mut lack = |element, what: &str| {
             let found = format!("interface {}: {what}", nic.mac);
-            lacks.push(Lack { mac: nic.mac.clone(), element, found });
+            lacks.push(MissingIsolation { mac: nic.mac.clone(), element, found });
         };
         let has = |element: &str| part.part(element).is_some();
         let wire = if [VLAN, VIRTUAL_PORT, PORT].into_iter().any(has) {
-            Wire::of(libvirt, &mut asked.definitions, link).await?
+            NetworkAttachment::of(libvirt, &mut asked.definitions, link).await?
         } else {
             None
         };
         for (element, what) in wire.iter().flat_map(|wire| unkept(part, wire)) {
             lack(element, &what);
         }
-        if *link == Link::User {
+        if *link == NicConnection::User {
             for element in ISOLATION.into_iter().filter(|element| part.part(element).is_some()) {
                 lack(element, &format!("QEMU's own network cannot keep its <{element}>"));
             }
@@ -65,11 +65,11 @@ pub(super) async fn lacks(
         }
         if let Some(group) = part.part("source").and_then(|source| source.attribute("portgroup")) {
             let has = match link {
-                Link::Network(network) => {
+                NicConnection::Network(network) => {
                     let text = asked.definitions.of(network, || libvirt.network_xml(network)).await?;
                     has_port_group(text, group)?
                 }
-                Link::Bridge(_) | Link::User => false,
+                NicConnection::Bridge(_) | NicConnection::User => false,
             };
             if !has {
                 lack("source", &format!("{} has no port group {group:?}", nic.network));
@@ -84,7 +84,7 @@ const VIRTUAL_PORT: &str = "virtualport";
 const PORT: &str = "port";
 
 /// The isolation that this end does not keep.
-fn unkept(nic: &HardwareElement, wire: &Wire) -> Vec<(&'static str, String)> {
+fn unkept(nic: &HardwareElement, wire: &NetworkAttachment) -> Vec<(&'static str, String)> {
     let mut found = Vec::new();
     let mut lack = |element, what: &str| {
         let network = wire.name();
@@ -106,7 +106,7 @@ fn unkept(nic: &HardwareElement, wire: &Wire) -> Vec<(&'static str, String)> {
 }
 
 /// The machine without the missing isolation, which the plan accepts.
-pub(super) fn without(mut machine: Machine, lacks: &[Lack]) -> Machine {
+pub(super) fn without(mut machine: Machine, lacks: &[MissingIsolation]) -> Machine {
     let devices = machine.hardware.iter_mut().flat_map(|hardware| &mut hardware.parts);
     for nic in devices.filter(|part| part.name == "devices").flat_map(|devices| &mut devices.parts) {
         let mac = nic.mac().map(str::to_owned);
@@ -151,16 +151,17 @@ mod tests {
             part("virtualport", Some(("type", "openvswitch"))),
             part("port", Some(("isolated", "yes"))),
         ]);
-        let elements = |nic: &HardwareElement, wire: &Wire| -> Vec<_> {
+        let elements = |nic: &HardwareElement, wire: &NetworkAttachment| -> Vec<_> {
             unkept(nic, wire).into_iter().map(|(element, _)| element).collect()
         };
-        assert_eq!(elements(&all, &Wire::Bridge { vlans: false }), ["vlan", "virtualport"]);
-        assert_eq!(elements(&all, &Wire::Bridge { vlans: true }), ["virtualport"]);
-        assert_eq!(elements(&all, &Wire::OpenVSwitch), ["port"]);
-        assert_eq!(elements(&all, &Wire::Direct), ["vlan", "virtualport", "port"]);
+        assert_eq!(elements(&all, &NetworkAttachment::Bridge { vlans: false }), ["vlan", "virtualport"]);
+        assert_eq!(elements(&all, &NetworkAttachment::Bridge { vlans: true }), ["virtualport"]);
+        assert_eq!(elements(&all, &NetworkAttachment::OpenVSwitch), ["port"]);
+        assert_eq!(elements(&all, &NetworkAttachment::Direct), ["vlan", "virtualport", "port"]);
         let open = nic(vec![part("port", Some(("isolated", "no")))]);
         assert!(
-            elements(&open, &Wire::Direct).is_empty() && elements(&nic(Vec::new()), &Wire::Direct).is_empty()
+            elements(&open, &NetworkAttachment::Direct).is_empty()
+                && elements(&nic(Vec::new()), &NetworkAttachment::Direct).is_empty()
         );
     }
 }

@@ -11,7 +11,7 @@ use warmd_core::{
     model::id::MigrationId,
     targets::{TargetError, TargetErrorKind, host::LocationClaim},
 };
-use warmd_disks::volume::Kin;
+use warmd_disks::volume::RelatedDevices;
 use warmd_storage::blocking_on;
 
 use super::{LibvirtTarget, failed};
@@ -19,7 +19,7 @@ use crate::libvirt::{BytesAt, LibvirtErrorKind, bytes_at, xml};
 
 /// A domain that belongs to no migration, and its disks' locations.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Other {
+pub(super) struct ForeignDomain {
     name: String,
     /// Files and devices: disks, and the images under them.
     paths: Vec<PathBuf>,
@@ -27,7 +27,7 @@ pub(super) struct Other {
     volumes: Vec<(String, String)>,
 }
 
-impl Other {
+impl ForeignDomain {
     /// Reads a domain's XML; an unreadable one has no known locations.
     pub(super) fn read(name: String, text: &str) -> Self {
         let mut other = Self { name, ..Self::default() };
@@ -48,7 +48,7 @@ impl LibvirtTarget {
         &self,
         doing: &str,
         owner: MigrationId,
-        mut others: Vec<Other>,
+        mut others: Vec<ForeignDomain>,
     ) -> Result<(), TargetError> {
         others.retain(|other| !other.paths.is_empty() || !other.volumes.is_empty());
         if others.is_empty() {
@@ -92,8 +92,8 @@ fn path_of(claim: LocationClaim) -> Option<PathBuf> {
 }
 
 /// The first domain that has a path below one of the folders, or one of the locations under any name. Blocks.
-fn lost(others: Vec<Other>, folders: &[PathBuf], places: Vec<PathBuf>) -> Option<(String, PathBuf)> {
-    let places: Vec<_> = places.into_iter().map(|place| (Kin::at(&place), place)).collect();
+fn lost(others: Vec<ForeignDomain>, folders: &[PathBuf], places: Vec<PathBuf>) -> Option<(String, PathBuf)> {
+    let places: Vec<_> = places.into_iter().map(|place| (RelatedDevices::at(&place), place)).collect();
     let is_device = |path: &Path| path.starts_with("/dev");
     let is_at = |path: &Path| {
         folders.iter().any(|folder| path.starts_with(folder))
@@ -117,10 +117,10 @@ mod tests {
     fn a_domain_that_has_the_disks_is_found_by_whatever_name() {
         let text = "<domain><devices><disk><source file='/a'/><backingStore><source dev='/dev/b'/></backingStore></disk>
             <disk><source pool='p' volume='v'/></disk><interface><source dev='eth0'/></interface></devices></domain>";
-        let read = || Other::read("web".to_owned(), text);
+        let read = || ForeignDomain::read("web".to_owned(), text);
         assert_eq!(read().paths, [Path::new("/a"), Path::new("/dev/b")]);
         assert_eq!(read().volumes, [("p".to_owned(), "v".to_owned())]);
-        assert_eq!(Other::read("web".to_owned(), "noise").paths, Vec::<PathBuf>::new());
+        assert_eq!(ForeignDomain::read("web".to_owned(), "noise").paths, Vec::<PathBuf>::new());
         let found = |folder: &str, place: &str| lost(vec![read()], &[folder.into()], vec![place.into()]);
         assert_eq!(found("/b", "/c"), None);
         assert_eq!(found("/b", "/dev/b"), Some(("web".to_owned(), "/dev/b".into())));
@@ -130,7 +130,7 @@ mod tests {
         let (file, link) = (dir.path().join("disk"), dir.path().join("link"));
         std::fs::write(&file, "x").unwrap();
         std::fs::hard_link(&file, &link).unwrap();
-        let other = || vec![Other { paths: vec![link.clone()], ..Other::default() }];
+        let other = || vec![ForeignDomain { paths: vec![link.clone()], ..ForeignDomain::default() }];
         assert_eq!(lost(other(), &[], vec![file]), Some((String::new(), link.clone())));
         assert_eq!(lost(other(), &[], vec![dir.path().join("none")]), None);
     }

@@ -41,7 +41,7 @@ use warmd_storage::{Storage, blocking_on};
 pub use self::settings::{DiskBus, DomainType, LibvirtTargetSettings};
 use self::{
     domain::{CONSOLE, DomainBuilder},
-    isolation::Asked,
+    isolation::IsolationQueries,
     networks::Networks,
     owned::Finder,
 };
@@ -134,22 +134,22 @@ impl LibvirtTarget {
 
     /// Refuses a domain that runs on another host, or may.
     async fn check_here(&self, doing: &str, id: DomainId) -> Result<(), TargetError> {
-        let standing = match self.libvirt.state(id).await {
+        let status = match self.libvirt.state(id).await {
             Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => return Ok(()),
-            standing => standing.map_err(failed(doing))?,
+            status => status.map_err(failed(doing))?,
         };
         let refused = |why: String| Err(TargetError::new(TargetErrorKind::Refused, doing, why));
-        if standing.is_elsewhere() {
+        if status.is_elsewhere() {
             return refused(state::ELSEWHERE.to_owned());
         }
         // A paused one after a failed migration is here.
-        if standing.is_on_its_way()
-            && (standing.reason == Reason::PostCopy
+        if status.is_migrating()
+            && (status.reason == Reason::PostCopy
                 || self.libvirt.job(id, Lane::Urgent).await.map_err(failed(doing))? != CurrentJob::None)
         {
-            return refused(state::ON_ITS_WAY.to_owned());
+            return refused(state::MIGRATING.to_owned());
         }
-        match self.libvirt.runs_elsewhere(id, &standing).await.map_err(failed(doing))? {
+        match self.libvirt.runs_elsewhere(id, &status).await.map_err(failed(doing))? {
             Some(why) => refused(why),
             None => Ok(()),
         }
@@ -240,8 +240,8 @@ impl Target for LibvirtTarget {
             // another machine.
             Some(id) => {
                 self.check_here(&doing, id).await?;
-                let standing = self.libvirt.state(id).await.map_err(failed(&doing))?;
-                if state::of(&standing) != MachineState::Stopped {
+                let status = self.libvirt.state(id).await.map_err(failed(&doing))?;
+                if state::machine_state(&status) != MachineState::Stopped {
                     return Ok(());
                 }
                 id
@@ -251,7 +251,7 @@ impl Target for LibvirtTarget {
         let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
         let links = request.machine.nics.iter().map(|nic| networks.link(nic)).collect::<Result<Vec<_>, _>>();
         let links = links.map_err(|why| refused(why.to_string()))?;
-        let mut asked = Asked::default();
+        let mut asked = IsolationQueries::default();
         let lacks = isolation::lacks(&self.libvirt, &request.machine, &links, &mut asked).await;
         let lacks = lacks.map_err(failed(&doing))?;
         let waived = request.machine.hardware.as_ref().is_some_and(HardwareElement::waives_isolation);
@@ -287,7 +287,7 @@ impl Target for LibvirtTarget {
             return Err(failed(&doing)(error));
         }
         match self.libvirt.state(id).await {
-            Ok(standing) if standing.state == RunState::Off => {
+            Ok(status) if status.state == RunState::Off => {
                 Err(TargetError::new(TargetErrorKind::Refused, doing, error))
             }
             _ => Err(TargetError::new(TargetErrorKind::Failed, doing, error)),
@@ -298,7 +298,7 @@ impl Target for LibvirtTarget {
         let doing = format!("looking at the domain of migration {owner}");
         let Some(id) = self.find(&doing, owner).await? else { return Ok(MachineState::Absent) };
         match self.libvirt.state(id).await {
-            Ok(standing) => Ok(state::of(&standing)),
+            Ok(status) => Ok(state::machine_state(&status)),
             Err(error) if error.kind == LibvirtErrorKind::NoSuchDomain => Ok(MachineState::Absent),
             Err(error) => Err(failed(&doing)(error)),
         }

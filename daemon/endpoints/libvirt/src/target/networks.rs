@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use warmd_core::model::machine::Nic;
 
-use super::domain::Link;
+use super::domain::NicConnection;
 use crate::libvirt::{LibvirtClient, LibvirtError, LibvirtErrorKind, Network};
 
 /// The name by which plans, and sources that have it, mean QEMU's own user-mode network.
@@ -66,20 +66,20 @@ impl Networks {
     }
 
     /// The connection of the NIC.
-    pub(super) fn link(&self, nic: &Nic) -> Result<Link, NetworkMissing> {
+    pub(super) fn link(&self, nic: &Nic) -> Result<NicConnection, NetworkMissing> {
         self.link_or(nic, is_bridge)
     }
 
-    fn link_or(&self, nic: &Nic, is_bridge: impl Fn(&str) -> bool) -> Result<Link, NetworkMissing> {
+    fn link_or(&self, nic: &Nic, is_bridge: impl Fn(&str) -> bool) -> Result<NicConnection, NetworkMissing> {
         let wanted = &nic.network;
         if self.active.contains(wanted) {
-            Ok(Link::Network(wanted.clone()))
+            Ok(NicConnection::Network(wanted.clone()))
         } else if self.inactive.contains(wanted) {
             Err(NetworkMissing::Inactive(wanted.clone()))
         } else if is_bridge(wanted) {
-            Ok(Link::Bridge(wanted.clone()))
+            Ok(NicConnection::Bridge(wanted.clone()))
         } else if wanted == USER {
-            Ok(Link::User)
+            Ok(NicConnection::User)
         } else {
             Err(NetworkMissing::Unknown { wanted: wanted.clone(), known: self.known() })
         }
@@ -122,9 +122,9 @@ mod tests {
             let nic = Nic { mac: String::new(), network: name.to_owned(), model: String::new() };
             networks.link_or(&nic, |name| name == "br0")
         };
-        assert_eq!(link("prod"), Ok(Link::Network("prod".into())));
-        assert_eq!(link("br0"), Ok(Link::Bridge("br0".into())));
-        assert_eq!(link("user"), Ok(Link::User));
+        assert_eq!(link("prod"), Ok(NicConnection::Network("prod".into())));
+        assert_eq!(link("br0"), Ok(NicConnection::Bridge("br0".into())));
+        assert_eq!(link("user"), Ok(NicConnection::User));
         assert_eq!(link("old"), Err(NetworkMissing::Inactive("old".into())));
         assert!(link("none").unwrap_err().to_string().contains("prod"));
         for odd in ["", ".", "..", "../../etc", "a/b", "lo"] {

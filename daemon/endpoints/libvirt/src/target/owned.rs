@@ -10,7 +10,7 @@ use std::{
 
 use warmd_core::model::id::MigrationId;
 
-use super::{lost::Other, xml::Element};
+use super::{lost::ForeignDomain, xml::Element};
 use crate::libvirt::{DomainId, DomainXml, LibvirtClient, LibvirtError, LibvirtErrorKind, XmlForm, xml};
 
 pub(super) const ELEMENT: &str = DomainXml::MOVED_HERE;
@@ -36,7 +36,7 @@ impl Finder {
         &self,
         libvirt: &LibvirtClient,
         owner: MigrationId,
-    ) -> Result<Result<DomainId, Vec<Other>>, LibvirtError> {
+    ) -> Result<Result<DomainId, Vec<ForeignDomain>>, LibvirtError> {
         let hint = self.last.lock().unwrap_or_else(PoisonError::into_inner).get(&owner).copied();
         if let Some(id) = hint
             && let Some(text) = read(libvirt, id).await?
@@ -54,7 +54,7 @@ impl Finder {
                 }
                 // Another migration's.
                 Some(_) => {}
-                None => others.push(Other::read(name, &text)),
+                None => others.push(ForeignDomain::read(name, &text)),
             }
         }
         self.forget(owner);

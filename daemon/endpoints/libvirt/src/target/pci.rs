@@ -14,32 +14,32 @@ const MAX_PORTS: u32 = 31;
 
 /// The places of a machine's network interfaces.
 #[derive(Debug, Default)]
-pub(super) struct Slots {
+pub(super) struct PciSlots {
     /// By the interface's address in lower case.
-    kept: BTreeMap<String, Place>,
+    kept: BTreeMap<String, PciAddress>,
     /// The places that are not kept, by the same key: the place on the source.
-    changed: BTreeMap<String, Place>,
+    changed: BTreeMap<String, PciAddress>,
 }
 
 /// A place on the PCI bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct PciAddress {
     domain: u32,
     bus: u32,
     slot: u32,
     function: u32,
 }
 
-impl Slots {
+impl PciSlots {
     /// Of the machine's interfaces as a domain of this target has them.
     pub(super) fn of(machine: &Machine) -> Self {
         let mut slots = Self::default();
         let Some(hardware) = &machine.hardware else { return slots };
-        let layout = Layout::of(machine, hardware);
+        let layout = PciBuses::of(machine, hardware);
         let places: Vec<_> = machine
             .nics
             .iter()
-            .filter_map(|nic| Some((nic.mac.to_ascii_lowercase(), Place::of(hardware.nic(&nic.mac)?)?)))
+            .filter_map(|nic| Some((nic.mac.to_ascii_lowercase(), PciAddress::of(hardware.nic(&nic.mac)?)?)))
             .collect();
         let mut taken = BTreeSet::new();
         for (mac, place) in places {
@@ -80,7 +80,7 @@ impl Slots {
     /// What is reported of the interfaces that get another place.
     pub(super) fn findings(&self) -> impl Iterator<Item = String> {
         self.changed.iter().map(|(mac, place)| {
-            let Place { domain, bus, slot, function } = place;
+            let PciAddress { domain, bus, slot, function } = place;
             format!(
                 "interface {mac}: its PCI address {domain:04x}:{bus:02x}:{slot:02x}.{function:x} changes; the guest's name \
                  of the interface may change"
@@ -89,7 +89,7 @@ impl Slots {
     }
 }
 
-impl Place {
+impl PciAddress {
     /// Where the device is; `None` if it is not on a PCI bus, or libvirt has not reported it.
     fn of(device: &HardwareElement) -> Option<Self> {
         let address = device.part("address").filter(|address| address.attribute("type") == Some("pci"))?;
@@ -113,7 +113,7 @@ fn number(text: &str) -> Option<u32> {
 
 /// The known PCI buses of the source's and the target's machine.
 #[derive(Debug)]
-enum Layout {
+enum PciBuses {
     /// One bus, whose first slots are the machine's own.
     Conventional { first: u32 },
     /// A root bus, and this many root ports in the order of their numbers.
@@ -122,7 +122,7 @@ enum Layout {
     Unknown,
 }
 
-impl Layout {
+impl PciBuses {
     fn of(machine: &Machine, hardware: &HardwareElement) -> Self {
         let controllers: BTreeMap<u32, &HardwareElement> = hardware
             .devices("controller")
@@ -147,7 +147,7 @@ impl Layout {
                     let port = controllers.get(&index).copied();
                     let port = port.filter(|port| port.attribute("model") == Some("pcie-root-port"));
                     // A guest numbers the buses in the order of the ports' places.
-                    let place = port.and_then(Place::of).filter(|place| place.bus == 0);
+                    let place = port.and_then(PciAddress::of).filter(|place| place.bus == 0);
                     if place.is_none() || place <= before {
                         break;
                     }
@@ -159,8 +159,8 @@ impl Layout {
         }
     }
 
-    fn has(&self, place: Place) -> bool {
-        let Place { domain, bus, slot, function } = place;
+    fn has(&self, place: PciAddress) -> bool {
+        let PciAddress { domain, bus, slot, function } = place;
         domain == 0
             && function == 0
             && match *self {
@@ -233,7 +233,7 @@ mod tests {
     }
 
     fn kept(machine: &Machine) -> Vec<bool> {
-        let slots = Slots::of(machine);
+        let slots = PciSlots::of(machine);
         machine
             .nics
             .iter()
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!(kept(&machine("pc", Vec::new(), &places)), [false; 3], "what it was is not known");
         let shared = [address("0", "5", "0"), address("0", "5", "1"), address("0", "5", "0")];
         assert_eq!(kept(&machine("pc", vec![root()], &shared)), [true, false, false]);
-        let text = Slots::of(&machine("pc", vec![root()], &places[..1]));
+        let text = PciSlots::of(&machine("pc", vec![root()], &places[..1]));
         let text = text.put("52:54:00:00:00:00", Element::new("interface")).to_string();
         assert_eq!(
             text,
@@ -276,7 +276,7 @@ mod tests {
         let places = [address("0x02", "0x00", "0x0"), address("0x04", "0x00", "0x0")];
         let found = machine("pc-q35-7.2", devices, &places);
         assert_eq!(kept(&found), [true, false]);
-        let slots = Slots::of(&found);
+        let slots = PciSlots::of(&found);
         let ports: Vec<_> = slots.ports().map(|port| port.to_string()).collect();
         assert_eq!(
             ports,

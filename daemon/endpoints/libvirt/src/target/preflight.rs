@@ -15,17 +15,17 @@ use warmd_core::{
     },
     targets::{CreateMachine, Incoming, TargetError},
 };
-use warmd_storage::{DiskLocation, Located};
+use warmd_storage::{DiskLocation, LocatedDisk};
 
 use super::{
     DiskBus, LibvirtTarget,
     cpu::Processors,
     domain::DomainBuilder,
     failed,
-    isolation::{self, Asked},
+    isolation::{self, IsolationQueries},
     networks::Networks,
     owned,
-    pci::Slots,
+    pci::PciSlots,
 };
 use crate::libvirt::{DomainId, DomainXml, LibvirtError, LibvirtErrorKind, went_unanswered, xml as read};
 
@@ -42,7 +42,7 @@ impl LibvirtTarget {
         let mut objections = self.storage().await?.objections(machines).await?;
         let domains = self.all_domains().await.map_err(failed(&doing))?;
         let networks = Networks::list(&self.libvirt).await.map_err(failed(&doing))?;
-        let (mut capabilities, mut asked) = (BTreeMap::new(), Asked::default());
+        let (mut capabilities, mut asked) = (BTreeMap::new(), IsolationQueries::default());
         for (at, incoming) in machines.iter().enumerate() {
             let mut object = |rule, found: String| {
                 objections.push((Some(at), Objection::new(rule, found)));
@@ -206,7 +206,7 @@ fn changes(machine: &Machine, known: &Capabilities, disk_bus: DiskBus) -> Vec<(R
         let why = format!("disk {} is on {} and comes to virtio: `disk_bus` says so", disk.key, disk.bus);
         found.push((Rule::HardwareChanged, why));
     }
-    found.extend(Slots::of(machine).findings().map(|found| (Rule::HardwareChanged, found)));
+    found.extend(PciSlots::of(machine).findings().map(|found| (Rule::HardwareChanged, found)));
     let lacks = |all: &[String], one: &str| !all.is_empty() && !all.iter().any(|known| known == one);
     let graphics = hardware.devices("graphics").filter_map(|graphics| graphics.attribute("type"));
     for kind in graphics.filter(|kind| lacks(&known.graphics, kind)) {
@@ -248,13 +248,13 @@ fn request(incoming: &Incoming) -> CreateMachine {
 }
 
 /// Its disks, as if they existed: only their kind matters.
-fn located(incoming: &Incoming) -> impl Iterator<Item = Located> {
+fn located(incoming: &Incoming) -> impl Iterator<Item = LocatedDisk> {
     incoming.disks.iter().map(|spec| {
         let place = match spec.place.as_deref() {
             Some(uri) if uri.starts_with("nbd") => DiskLocation::Nbd(uri.to_owned()),
             place => DiskLocation::File(place.unwrap_or("/").into()),
         };
-        Located { key: spec.key.clone(), size: spec.size, place }
+        LocatedDisk { key: spec.key.clone(), size: spec.size, place }
     })
 }
 

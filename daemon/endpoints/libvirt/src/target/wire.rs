@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::{domain::Link, networks::Definitions};
+use super::{domain::NicConnection, networks::Definitions};
 use crate::libvirt::{
     LibvirtClient, LibvirtError,
     xml::{self, XmlError},
@@ -16,7 +16,7 @@ const FILTERS_VLANS: (u32, u32) = (11, 0);
 
 /// The other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Wire {
+pub(super) enum NetworkAttachment {
     /// A bridge of Linux, and whether it keeps VLANs.
     Bridge {
         vlans: bool,
@@ -28,17 +28,17 @@ pub(super) enum Wire {
     Direct,
 }
 
-impl Wire {
+impl NetworkAttachment {
     /// The link's other end; `None` for QEMU's own network.
     pub(super) async fn of(
         libvirt: &LibvirtClient,
         definitions: &mut Definitions,
-        link: &Link,
+        link: &NicConnection,
     ) -> Result<Option<Self>, LibvirtError> {
         let known = match link {
-            Link::User => return Ok(None),
-            Link::Bridge(name) => Found::Bridge(Some(name.clone())),
-            Link::Network(name) => {
+            NicConnection::User => return Ok(None),
+            NicConnection::Bridge(name) => Found::Bridge(Some(name.clone())),
+            NicConnection::Network(name) => {
                 let text = definitions.of(name, || libvirt.network_xml(name)).await?;
                 read(text).map_err(|error| LibvirtError::malformed("net-dumpxml", error))?
             }
@@ -92,7 +92,7 @@ const OPEN_V_SWITCH: &str = "openvswitch";
 /// The content of a network's definition.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
-    Is(Wire),
+    Is(NetworkAttachment),
     /// A bridge of Linux; which one, if it is known.
     Bridge(Option<String>),
 }
@@ -103,12 +103,12 @@ fn read(text: &str) -> Result<Found, XmlError> {
     let attribute =
         |element: &str, name: &str| xml::child(root, element).and_then(|element| element.attribute(name));
     if attribute("virtualport", "type") == Some(OPEN_V_SWITCH) {
-        return Ok(Found::Is(Wire::OpenVSwitch));
+        return Ok(Found::Is(NetworkAttachment::OpenVSwitch));
     }
     let bridge = attribute("bridge", "name").map(str::to_owned);
     Ok(match (attribute("forward", "mode"), bridge) {
-        (Some("hostdev" | "passthrough"), _) => Found::Is(Wire::Function),
-        (Some("bridge" | "private" | "vepa"), None) => Found::Is(Wire::Direct),
+        (Some("hostdev" | "passthrough"), _) => Found::Is(NetworkAttachment::Function),
+        (Some("bridge" | "private" | "vepa"), None) => Found::Is(NetworkAttachment::Direct),
         (_, bridge) => Found::Bridge(bridge),
     })
 }
@@ -137,24 +137,34 @@ mod tests {
         assert_eq!(of("<bridge name='virbr1'/>"), bridge("virbr1"));
         assert_eq!(of("<forward mode='bridge'/><bridge name='br0'/>"), bridge("br0"));
         let open = "<forward mode='bridge'/><bridge name='ovs'/><virtualport type='openvswitch'/>";
-        assert_eq!(of(open), Found::Is(Wire::OpenVSwitch));
-        assert_eq!(of("<forward mode='hostdev'><pf dev='eth0'/></forward>"), Found::Is(Wire::Function));
+        assert_eq!(of(open), Found::Is(NetworkAttachment::OpenVSwitch));
+        assert_eq!(
+            of("<forward mode='hostdev'><pf dev='eth0'/></forward>"),
+            Found::Is(NetworkAttachment::Function)
+        );
         let direct = "<forward mode='bridge'><interface dev='eth0'/></forward>";
-        assert_eq!(of(direct), Found::Is(Wire::Direct));
+        assert_eq!(of(direct), Found::Is(NetworkAttachment::Direct));
         assert_eq!(of(""), Found::Bridge(None));
         assert!(read("noise").is_err());
     }
 
     #[test]
     fn each_keeps_apart_what_it_can() {
-        let (plain, filtering) = (Wire::Bridge { vlans: false }, Wire::Bridge { vlans: true });
-        assert!(!plain.keeps_vlan() && filtering.keeps_vlan() && !Wire::Direct.keeps_vlan());
-        assert!(Wire::OpenVSwitch.keeps_vlan() && Wire::Function.keeps_vlan());
+        let (plain, filtering) =
+            (NetworkAttachment::Bridge { vlans: false }, NetworkAttachment::Bridge { vlans: true });
+        assert!(!plain.keeps_vlan() && filtering.keeps_vlan() && !NetworkAttachment::Direct.keeps_vlan());
+        assert!(NetworkAttachment::OpenVSwitch.keeps_vlan() && NetworkAttachment::Function.keeps_vlan());
         let open = Some(OPEN_V_SWITCH);
         assert!(!filtering.keeps_virtual_port(open) && !filtering.keeps_virtual_port(None));
-        assert!(Wire::OpenVSwitch.keeps_virtual_port(open) && Wire::OpenVSwitch.keeps_virtual_port(None));
-        assert!(Wire::Direct.keeps_virtual_port(Some("802.1Qbg")) && !Wire::Direct.keeps_virtual_port(open));
-        assert!(plain.isolates_ports() && !Wire::OpenVSwitch.isolates_ports());
+        assert!(
+            NetworkAttachment::OpenVSwitch.keeps_virtual_port(open)
+                && NetworkAttachment::OpenVSwitch.keeps_virtual_port(None)
+        );
+        assert!(
+            NetworkAttachment::Direct.keeps_virtual_port(Some("802.1Qbg"))
+                && !NetworkAttachment::Direct.keeps_virtual_port(open)
+        );
+        assert!(plain.isolates_ports() && !NetworkAttachment::OpenVSwitch.isolates_ports());
     }
 
     #[test]

@@ -21,12 +21,12 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-pub use secret::Secret;
+pub use secret::Password;
 pub use trust::{SeenCertificate, Thumbprint, ThumbprintError, Trust};
 
 use crate::{
     error::{Kind, Result, VsphereError},
-    soap::{Answer, Element, FaultKind, Request},
+    soap::{Answer, Element, FaultKind, SoapRequest},
     vim::ServiceContent,
 };
 
@@ -138,14 +138,14 @@ impl Client {
     }
 
     /// Calls a method, and answers its response element.
-    pub async fn call(&self, request: &Request, repeat: Repeat) -> Result<Element> {
+    pub async fn call(&self, request: &SoapRequest, repeat: Repeat) -> Result<Element> {
         self.call_within(request, repeat, self.0.patience.exchange).await
     }
 
     /// The same, with another deadline for one exchange.
     pub async fn call_within(
         &self,
-        request: &Request,
+        request: &SoapRequest,
         repeat: Repeat,
         exchange: Duration,
     ) -> Result<Element> {
@@ -184,7 +184,7 @@ impl Client {
     pub async fn log_out(&self) {
         let Some(session) = self.0.sessions.take().await else { return };
         let manager = session.content.session_manager.clone();
-        let request = Request::new("Logout", &manager, |arguments| arguments);
+        let request = SoapRequest::new("Logout", &manager, |arguments| arguments);
         if let Err(error) = self.exchange(Some(&session), &request, Duration::from_secs(5)).await {
             tracing::debug!(error = %error.failure, "the session could not be ended; it ends when it idles");
         }
@@ -199,7 +199,7 @@ impl Client {
     async fn exchange(
         &self,
         session: Option<&Session>,
-        request: &Request,
+        request: &SoapRequest,
         within: Duration,
     ) -> std::result::Result<Element, Exchange> {
         let version =
@@ -212,7 +212,7 @@ impl Client {
     /// One exchange, with the cookie that the server set.
     async fn post(
         &self,
-        request: &Request,
+        request: &SoapRequest,
         version: &str,
         cookie: Option<&str>,
         within: Duration,

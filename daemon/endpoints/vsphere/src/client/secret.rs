@@ -11,15 +11,15 @@ const MAX_BYTES: u64 = 4096;
 
 /// A password.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Password(String);
 
-impl fmt::Debug for Secret {
+impl fmt::Debug for Password {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
 }
 
-impl Secret {
+impl Password {
     /// The first line of the file, as nbdkit reads it too.
     pub async fn read(path: &Path) -> Result<Self> {
         let context = || format!("reading the password in {}", path.display());
@@ -51,16 +51,16 @@ mod tests {
         let path = dir.path().join("password");
         for (text, wanted) in [("s3cret\n", "s3cret"), ("a b \r\nmore\n", "a b "), ("x", "x")] {
             std::fs::write(&path, text).unwrap();
-            let secret = Secret::read(&path).await.unwrap();
+            let secret = Password::read(&path).await.unwrap();
             assert_eq!(secret.expose(), wanted);
             assert!(!format!("{secret:?}").contains(wanted));
         }
         for text in [String::new(), "\nx".to_owned(), "x".repeat(5000)] {
             std::fs::write(&path, text).unwrap();
-            let error = Secret::read(&path).await.unwrap_err();
+            let error = Password::read(&path).await.unwrap_err();
             assert_eq!(error.kind, Kind::Refused);
         }
-        let gone = Secret::read(&dir.path().join("gone")).await.unwrap_err().to_string();
+        let gone = Password::read(&dir.path().join("gone")).await.unwrap_err().to_string();
         assert!(gone.contains("gone"), "{gone}");
     }
 }

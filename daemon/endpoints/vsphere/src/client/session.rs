@@ -16,11 +16,11 @@ use tokio::{
 use crate::{
     error::{During as _, Kind, Result, VsphereError},
     limits::OLDEST_API,
-    soap::{FaultKind, MoRef, Request},
+    soap::{FaultKind, MoRef, SoapRequest},
     vim::ServiceContent,
 };
 
-use super::{Client, Exchange, Inner, Retry, Secret};
+use super::{Client, Exchange, Inner, Password, Retry};
 
 /// vCenter ends a session that idles for 30 minutes, some sites' after 10.
 const KEEP_ALIVE: Duration = Duration::from_mins(4);
@@ -48,7 +48,7 @@ struct State {
 }
 
 struct Refused {
-    secret: Secret,
+    secret: Password,
     until: Instant,
     why: String,
 }
@@ -87,7 +87,7 @@ impl Sessions {
 async fn log_in(client: &Client, state: &mut State, deadline: Instant) -> Result<Session> {
     let account = client.account();
     let context = || format!("{}: logging in as {}", account.server, account.user);
-    let secret = Secret::read(&account.password_file).await?;
+    let secret = Password::read(&account.password_file).await?;
     if let Some(refused) = &state.refused
         && refused.secret == secret
         && Instant::now() < refused.until
@@ -135,15 +135,15 @@ fn hint(user: &str) -> &'static str {
 
 async fn attempt(
     client: &Client,
-    secret: &Secret,
+    secret: &Password,
     generation: u64,
 ) -> std::result::Result<Session, Exchange> {
     let within = client.0.patience.exchange;
     let unusable = |failure: VsphereError| Exchange { failure, was_sent: true, may_pass: false };
-    let ask = Request::new("RetrieveServiceContent", &MoRef::service_instance(), |arguments| arguments);
+    let ask = SoapRequest::new("RetrieveServiceContent", &MoRef::service_instance(), |arguments| arguments);
     let (answer, cookie) = client.post(&ask, OLDEST_API, None, within).await?;
     let content = ServiceContent::read(&answer).map_err(unusable)?;
-    let request = Request::new("Login", &content.session_manager, |arguments| {
+    let request = SoapRequest::new("Login", &content.session_manager, |arguments| {
         arguments.text("userName", &client.account().user).text("password", secret.expose())
     });
     let version = content.about.api_version.clone();
@@ -167,7 +167,7 @@ fn keep_alive(client: Weak<Inner>, generation: u64) {
             let Some(client) = client.upgrade().map(Client) else { return };
             let session = client.0.sessions.0.lock().await.now.clone();
             let Some(session) = session.filter(|session| session.generation == generation) else { return };
-            let request = Request::new("CurrentTime", &MoRef::service_instance(), |arguments| arguments);
+            let request = SoapRequest::new("CurrentTime", &MoRef::service_instance(), |arguments| arguments);
             if let Err(error) = client.exchange(Some(&session), &request, client.0.patience.exchange).await {
                 tracing::debug!(error = %error.failure, "keeping the session alive");
             }

@@ -5,7 +5,7 @@
 
 use crate::soap::MoRef;
 
-use super::Finding;
+use super::DoctorFinding;
 
 /// A privilege.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +49,9 @@ pub const PRIVILEGES: [Privilege; 13] = [
 ];
 
 /// What is told of the privileges that are missing on an object.
-pub(super) fn finding(on: &MoRef, missing: &[&Privilege]) -> Finding {
+pub(super) fn finding(on: &MoRef, missing: &[&Privilege]) -> DoctorFinding {
     if missing.is_empty() {
-        return Finding::good(format!("all privileges are there on {on}"));
+        return DoctorFinding::good(format!("all privileges are there on {on}"));
     }
     let list = |privileges: &[&&Privilege]| {
         let each = privileges.iter().map(|privilege| format!("{} ({})", privilege.id, privilege.what_for));
@@ -61,25 +61,28 @@ pub(super) fn finding(on: &MoRef, missing: &[&Privilege]) -> Finding {
         missing.iter().partition(|privilege| privilege.is_optional);
     let remedy = "give the user a role with it on the root of the inventory, with \"Propagate to children\"";
     if needed.is_empty() {
-        return Finding::warning(format!("on {on}, a privilege is missing: {}", list(&optional)), remedy);
+        return DoctorFinding::warning(
+            format!("on {on}, a privilege is missing: {}", list(&optional)),
+            remedy,
+        );
     }
     let all: Vec<&&Privilege> = needed.into_iter().chain(optional).collect();
-    Finding::error(format!("on {on}, privileges are missing: {}", list(&all)), remedy)
+    DoctorFinding::error(format!("on {on}, privileges are missing: {}", list(&all)), remedy)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Severity;
+    use crate::doctor::DoctorSeverity;
 
     #[test]
     fn what_is_missing_is_named_with_its_purpose() {
         let on = MoRef::vm("vm-57");
-        assert_eq!(finding(&on, &[]).severity, Severity::Good);
+        assert_eq!(finding(&on, &[]).severity, DoctorSeverity::Good);
         let needed = finding(&on, &[&PRIVILEGES[0], &PRIVILEGES[8]]);
-        assert_eq!(needed.severity, Severity::Error);
+        assert_eq!(needed.severity, DoctorSeverity::Error);
         assert!(needed.what.contains("CreateSnapshot") && needed.what.contains("Annotation"), "{needed}");
-        assert_eq!(finding(&on, &[&PRIVILEGES[8]]).severity, Severity::Warning);
+        assert_eq!(finding(&on, &[&PRIVILEGES[8]]).severity, DoctorSeverity::Warning);
     }
 
     #[test]

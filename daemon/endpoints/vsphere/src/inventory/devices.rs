@@ -9,7 +9,7 @@ use crate::soap::Element;
 
 /// A virtual disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Disk {
+pub struct VirtualDisk {
     /// Its number in the VM now; it may be given to another disk later.
     pub key: i32,
     /// Its backing's UUID, which stays with it.
@@ -67,7 +67,7 @@ pub enum RawMapping {
 
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Nic {
+pub struct VirtualNic {
     pub key: i32,
     /// `vmxnet3`, `e1000`, `e1000e`, `pcnet32`, `sriov`, or the API's name of another.
     pub model: String,
@@ -83,8 +83,8 @@ pub struct Nic {
 }
 
 /// The disks in a list of devices, in the order of controller and unit.
-pub(crate) fn disks(devices: &Element) -> Vec<Disk> {
-    let mut all: Vec<Disk> = devices
+pub(crate) fn disks(devices: &Element) -> Vec<VirtualDisk> {
+    let mut all: Vec<VirtualDisk> = devices
         .children
         .iter()
         .filter(|device| device.is("VirtualDisk"))
@@ -98,7 +98,7 @@ pub(crate) fn disks(devices: &Element) -> Vec<Disk> {
     all
 }
 
-fn read_disk(disk: &Element, devices: &Element) -> Disk {
+fn read_disk(disk: &Element, devices: &Element) -> VirtualDisk {
     let text = |path: &str| disk.text_at(path).unwrap_or_default().to_owned();
     let bytes = disk
         .value_at::<u64>("capacityInBytes")
@@ -113,7 +113,7 @@ fn read_disk(disk: &Element, devices: &Element) -> Disk {
             RawMapping::Physical
         }
     });
-    Disk {
+    VirtualDisk {
         key: disk.value_at("key").unwrap_or_default(),
         uuid: disk.text_at("backing.uuid").map(str::to_lowercase),
         label: text("deviceInfo.label"),
@@ -167,11 +167,11 @@ fn datastore(file: &str) -> Option<String> {
 }
 
 /// The network interfaces in a list of devices, in their order.
-pub(super) fn nics(devices: &Element) -> Vec<Nic> {
+pub(super) fn nics(devices: &Element) -> Vec<VirtualNic> {
     devices.children.iter().filter_map(read_nic).collect()
 }
 
-fn read_nic(device: &Element) -> Option<Nic> {
+fn read_nic(device: &Element) -> Option<VirtualNic> {
     // Nothing else has a MAC address.
     let mac = device.text_at("macAddress")?.to_lowercase();
     let kind = device.kind.as_deref().unwrap_or_default();
@@ -186,7 +186,7 @@ fn read_nic(device: &Element) -> Option<Nic> {
     };
     let network_ref = ["backing.network", "backing.port.portgroupKey", "backing.opaqueNetworkId"];
     let network_ref = network_ref.iter().find_map(|path| device.text_at(path)).map(str::to_owned);
-    Some(Nic {
+    Some(VirtualNic {
         key: device.value_at("key").unwrap_or_default(),
         model: model.to_owned(),
         mac,

@@ -1,7 +1,7 @@
 //! The inventory: all VMs of a server, in memory, brought up to date by what changed since the last look.
 //!
 //! Rule: a list is never older than the call that asked for it. What decides about a VM is read again from
-//! the server ([`Inventory::fresh`]); the memory serves lists and names.
+//! the server ([`ServerInventory::fresh`]); the memory serves lists and names.
 
 pub(crate) mod devices;
 mod names;
@@ -15,15 +15,15 @@ use std::{
 
 use tokio::sync::Mutex;
 
-pub use devices::{Backing, Controller, Disk, Nic, RawMapping};
+pub use devices::{Backing, Controller, RawMapping, VirtualDisk, VirtualNic};
 pub use names::HostAt;
 pub use snapshots::SnapshotNode;
-pub use vm::{Connection, Firmware, Power, Tools, Vm};
+pub use vm::{Connection, Power, Tools, Vm, VmFirmware};
 
 #[cfg(test)]
 pub(crate) use vm::tests as tests_support;
 
-use names::Names;
+use names::ObjectNames;
 
 use crate::{
     client::Client,
@@ -48,7 +48,7 @@ const WANTED: [Wanted<'_>; 7] = [
 
 /// The inventory of one server; clones share it.
 #[derive(Clone, Debug)]
-pub struct Inventory {
+pub struct ServerInventory {
     client: Client,
     state: Arc<Mutex<State>>,
 }
@@ -57,12 +57,12 @@ pub struct Inventory {
 struct State {
     watch: Option<Watch>,
     vms: HashMap<MoRef, Vm>,
-    names: Names,
+    names: ObjectNames,
     /// VMs of which a part of a property changed: they are read again.
     stale: BTreeSet<MoRef>,
 }
 
-impl Inventory {
+impl ServerInventory {
     pub fn new(client: Client) -> Self {
         Self { client, state: Arc::default() }
     }
@@ -80,7 +80,7 @@ impl Inventory {
     /// The VM as it is now, by its id.
     pub async fn fresh(&self, of: &MoRef) -> Result<Vm> {
         let context = || format!("VM {}", of.id);
-        let object = properties::of(&self.client, of, &vm::PATHS).await.during(context)?;
+        let object = properties::read_properties(&self.client, of, &vm::PATHS).await.during(context)?;
         let mut vm = Vm::new(of.clone());
         for (name, value) in &object.properties {
             vm.apply(name, Some(value));
@@ -97,7 +97,7 @@ impl Inventory {
     /// The VM's snapshots as they are now.
     pub async fn snapshots_of(&self, of: &MoRef) -> Result<Vec<SnapshotNode>> {
         let context = || format!("VM {}: listing its snapshots", of.id);
-        let object = properties::of(&self.client, of, &["snapshot"]).await.during(context)?;
+        let object = properties::read_properties(&self.client, of, &["snapshot"]).await.during(context)?;
         Ok(snapshots::read(object.get("snapshot")))
     }
 
@@ -152,7 +152,7 @@ impl Inventory {
         state.watch = Some(watch);
         result?;
         for of in std::mem::take(&mut state.stale) {
-            match properties::of(&self.client, &of, &vm::PATHS).await {
+            match properties::read_properties(&self.client, &of, &vm::PATHS).await {
                 Ok(object) => {
                     let vm = state.vms.entry(of.clone()).or_insert_with(|| Vm::new(of));
                     for path in vm::PATHS {

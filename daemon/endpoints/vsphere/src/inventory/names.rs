@@ -13,7 +13,7 @@ const MAX_STEPS: usize = 64;
 
 /// The names of a server's objects.
 #[derive(Debug, Default)]
-pub(super) struct Names {
+pub(super) struct ObjectNames {
     of: HashMap<MoRef, Named>,
     /// Port groups of distributed switches by their keys.
     keys: HashMap<String, MoRef>,
@@ -34,7 +34,7 @@ pub struct HostAt {
     pub is_connected: bool,
 }
 
-impl Names {
+impl ObjectNames {
     pub(super) fn apply(&mut self, of: &MoRef, property: &str, value: Option<&Element>) {
         let named = self.of.entry(of.clone()).or_default();
         let text = || value.map(|value| value.text.trim().to_owned());
@@ -129,8 +129,8 @@ pub(super) fn plain(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn names() -> Names {
-        let mut names = Names::default();
+    fn names() -> ObjectNames {
+        let mut names = ObjectNames::default();
         let mut put = |kind: &str, id: &str, name: &str, parent: Option<(&str, &str)>| {
             let of = MoRef::new(kind, id);
             let text = Element { text: name.to_owned(), ..Element::default() };
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_network_is_found_by_id_and_by_key() {
-        let mut names = Names::default();
+        let mut names = ObjectNames::default();
         let of = MoRef::new("DistributedVirtualPortgroup", "dvportgroup-12");
         let text = |text: &str| Element { text: text.to_owned(), ..Element::default() };
         names.apply(&of, "name", Some(&text("VLAN 7")));

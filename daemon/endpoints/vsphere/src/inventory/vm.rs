@@ -10,7 +10,7 @@ use crate::{
 };
 
 use super::{
-    devices::{self, Disk, Nic},
+    devices::{self, VirtualDisk, VirtualNic},
     names::plain,
     snapshots::{self, SnapshotNode},
 };
@@ -77,15 +77,15 @@ pub struct Vm {
     /// What the guest calls itself, as VMware Tools tell.
     pub host_name: Option<String>,
     pub tools: Tools,
-    pub firmware: Firmware,
+    pub firmware: VmFirmware,
     pub secure_boot: bool,
     pub tpm: bool,
     pub encrypted: bool,
     pub cpus: Option<u32>,
     pub cores_per_socket: Option<u32>,
     pub memory_mib: Option<u64>,
-    pub disks: Vec<Disk>,
-    pub nics: Vec<Nic>,
+    pub disks: Vec<VirtualDisk>,
+    pub nics: Vec<VirtualNic>,
     /// Devices of the host that it has, by name.
     pub passed_through: Vec<String>,
     /// Device keys of disks in the order in which they are booted from, if one is set.
@@ -140,7 +140,7 @@ pub enum Tools {
 
 /// What it boots by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Firmware {
+pub enum VmFirmware {
     #[default]
     Bios,
     Efi,
@@ -166,7 +166,7 @@ impl Vm {
             guest_name: None,
             host_name: None,
             tools: Tools::default(),
-            firmware: Firmware::default(),
+            firmware: VmFirmware::default(),
             secure_boot: false,
             tpm: false,
             encrypted: false,
@@ -194,7 +194,7 @@ impl Vm {
     }
 
     /// The disk with this backing UUID.
-    pub fn disk(&self, uuid: &str) -> Option<&Disk> {
+    pub fn disk(&self, uuid: &str) -> Option<&VirtualDisk> {
         self.disks.iter().find(|disk| disk.uuid.as_deref() == Some(uuid))
     }
 
@@ -238,7 +238,8 @@ impl Vm {
             }
             "config.changeTrackingEnabled" => self.tracking_enabled = is_set(),
             "config.firmware" => {
-                self.firmware = if text().as_deref() == Some("efi") { Firmware::Efi } else { Firmware::Bios };
+                self.firmware =
+                    if text().as_deref() == Some("efi") { VmFirmware::Efi } else { VmFirmware::Bios };
             }
             // What the guest tells goes before what was chosen when the VM was made.
             "guest.guestId" if value.is_some() => self.guest_id = text(),
@@ -316,7 +317,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn properties_are_taken_one_by_one_and_taken_back() {
+    fn properties_are_set_and_unset_one_by_one() {
         let mut vm = vm();
         assert_eq!((vm.power, vm.disks.len(), vm.tpm), (Some(Power::On), 2, true));
         vm.apply("config.bootOptions", Some(&value("<efiSecureBootEnabled>true</efiSecureBootEnabled>\

@@ -22,11 +22,11 @@ use tokio::{
 };
 use warmd_disks::spawner;
 
-use crate::{settings::Reader, snapshot::Owner};
+use crate::{settings::ReaderSettings, snapshot::Owner};
 
 use super::{
     command::{Order, command},
-    place::Place,
+    place::SocketDirectory,
     why::{Complaint, ReaderError},
 };
 
@@ -48,7 +48,7 @@ const MAX_LINE: usize = 1000;
 /// A child that serves a disk.
 #[derive(Debug)]
 pub struct Serving {
-    place: Arc<Place>,
+    place: Arc<SocketDirectory>,
     said: Said,
     end: Option<oneshot::Sender<()>>,
     watching: Option<JoinHandle<()>>,
@@ -77,8 +77,12 @@ impl Said {
 
 impl Serving {
     /// Starts it, and waits until it can be connected to.
-    pub(super) async fn start(settings: &Reader, order: &Order, owner: &Owner) -> Result<Self, ReaderError> {
-        let place = Place::make(&settings.runtime_dir, owner).await.map_err(|error| {
+    pub(super) async fn start(
+        settings: &ReaderSettings,
+        order: &Order,
+        owner: &Owner,
+    ) -> Result<Self, ReaderError> {
+        let place = SocketDirectory::make(&settings.runtime_dir, owner).await.map_err(|error| {
             let shown = settings.runtime_dir.display();
             ReaderError::new(Complaint::Unknown, format!("a folder for the socket in {shown}: {error}"))
         })?;
@@ -137,7 +141,12 @@ impl Serving {
 }
 
 /// Starts nbdkit, and waits until it serves.
-async fn launch(settings: &Reader, order: &Order, place: &Place, said: &Said) -> Result<Child, ReaderError> {
+async fn launch(
+    settings: &ReaderSettings,
+    order: &Order,
+    place: &SocketDirectory,
+    said: &Said,
+) -> Result<Child, ReaderError> {
     let (socket, pid) = (place.socket(), place.pid());
     for file in [&socket, &pid] {
         tokio::fs::remove_file(file).await.ok();
@@ -159,7 +168,7 @@ async fn launch(settings: &Reader, order: &Order, place: &Place, said: &Said) ->
             return Ok(child);
         }
         if let Ok(Some(status)) = child.try_wait() {
-            // What it said last may still be on its way.
+            // Its last lines may not be read yet.
             sleep(POLL).await;
             return Err(said.complaint().unwrap_or_else(|| {
                 ReaderError::new(Complaint::Unknown, format!("nbdkit ended at once ({status})"))
@@ -197,9 +206,9 @@ async fn watch_over(
     mut child: Child,
     mut ended: oneshot::Receiver<()>,
     died: watch::Sender<bool>,
-    settings: Reader,
+    settings: ReaderSettings,
     order: Order,
-    place: Arc<Place>,
+    place: Arc<SocketDirectory>,
     said: Said,
 ) {
     let mut deaths = 0;
@@ -267,13 +276,18 @@ mod tests {
     use crate::{client::Server, reader::Access, settings::ReaderKind};
 
     /// A stand-in for nbdkit: a shell script that does `what`. `$PIDFILE` is where it says that it serves.
-    fn stand_in(dir: &Path, what: &str) -> Reader {
+    fn stand_in(dir: &Path, what: &str) -> ReaderSettings {
         use std::os::unix::fs::PermissionsExt as _;
         let program = dir.join("nbdkit");
         let find = "while [ $# -gt 0 ]; do [ \"$1\" = --pidfile ] && PIDFILE=$2; shift; done";
         std::fs::write(&program, format!("#!/bin/sh\n{find}\n{what}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Reader { kind: ReaderKind::Nfc, nbdkit: program, runtime_dir: dir.join("run"), ..Reader::default() }
+        ReaderSettings {
+            kind: ReaderKind::Nfc,
+            nbdkit: program,
+            runtime_dir: dir.join("run"),
+            ..ReaderSettings::default()
+        }
     }
 
     fn order() -> Order {
@@ -314,7 +328,7 @@ mod tests {
         let silent = stand_in(dir.path(), "exit 3");
         let error = Serving::start(&silent, &order(), &owner()).await.map(drop).unwrap_err();
         assert!(error.said.contains("exit status: 3"), "{error}");
-        let gone = Reader { nbdkit: dir.path().join("gone"), ..silent };
+        let gone = ReaderSettings { nbdkit: dir.path().join("gone"), ..silent };
         let error = Serving::start(&gone, &order(), &owner()).await.map(drop).unwrap_err();
         assert_eq!(error.complaint, Complaint::NoProgram);
         assert_eq!(std::fs::read_dir(dir.path().join("run")).unwrap().count(), 0, "a folder is left");

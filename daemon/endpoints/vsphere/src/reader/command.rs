@@ -10,7 +10,7 @@ use warmd_disks::spawner;
 
 use crate::{
     client::{Server, Thumbprint},
-    settings::{Reader, ReaderKind},
+    settings::{ReaderKind, ReaderSettings},
 };
 
 /// How the plugin reaches a disk's host.
@@ -36,7 +36,7 @@ pub struct Order {
 }
 
 /// The plugin's name or file.
-pub(super) fn plugin(settings: &Reader) -> &str {
+pub(super) fn plugin(settings: &ReaderSettings) -> &str {
     match (&settings.plugin, settings.kind) {
         (Some(plugin), _) => plugin,
         (None, ReaderKind::Nfc) => "nfc",
@@ -45,7 +45,7 @@ pub(super) fn plugin(settings: &Reader) -> &str {
 }
 
 /// The command that serves the disk at `socket`, and writes `pid` when it does.
-pub(super) fn command(settings: &Reader, order: &Order, socket: &Path, pid: &Path) -> Command {
+pub(super) fn command(settings: &ReaderSettings, order: &Order, socket: &Path, pid: &Path) -> Command {
     let Order { access, file } = order;
     let mut command = spawner::command(&settings.nbdkit);
     command.args(["--foreground", "--exit-with-parent", "--readonly", "--unix"]).arg(socket);
@@ -84,7 +84,7 @@ fn named(name: &str, value: impl AsRef<Path>) -> OsString {
 mod tests {
     use super::*;
 
-    fn arguments(settings: &Reader, port: u16) -> Vec<String> {
+    fn arguments(settings: &ReaderSettings, port: u16) -> Vec<String> {
         let access = Access {
             server: Server { host: "vc.example".to_owned(), port },
             user: "warmd@vsphere.local".to_owned(),
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn the_command_names_all_that_decides_and_no_secret() {
-        let settings = Reader { libdir: Some("/opt/vddk".into()), ..Reader::default() };
+        let settings = ReaderSettings { libdir: Some("/opt/vddk".into()), ..ReaderSettings::default() };
         let arguments = arguments(&settings, 443);
         for wanted in [
             "--readonly",
@@ -123,8 +123,11 @@ mod tests {
 
     #[test]
     fn the_other_plugin_gets_no_library_and_another_port_is_named() {
-        let settings =
-            Reader { kind: ReaderKind::Nfc, libdir: Some("/opt/vddk".into()), ..Reader::default() };
+        let settings = ReaderSettings {
+            kind: ReaderKind::Nfc,
+            libdir: Some("/opt/vddk".into()),
+            ..ReaderSettings::default()
+        };
         let arguments = arguments(&settings, 8989);
         assert!(arguments.iter().any(|argument| argument == "nfc"));
         assert!(arguments.iter().any(|argument| argument == "port=8989"));

@@ -7,8 +7,8 @@ use crate::{
     Vsphere,
     client::{Account, Client, Patience, Trust},
     error::{During as _, Kind, Result, VsphereError},
-    inventory::Inventory,
-    settings::Host,
+    inventory::ServerInventory,
+    settings::EsxiHost,
     snapshot::Taken,
     vim::server,
 };
@@ -32,7 +32,7 @@ impl Vsphere {
     }
 }
 
-async fn on_host(host: &Host, instance_uuid: &str, taken: &Taken) -> Result<Access> {
+async fn on_host(host: &EsxiHost, instance_uuid: &str, taken: &Taken) -> Result<Access> {
     let thumbprint = host.thumbprint.parse();
     let thumbprint =
         thumbprint.map_err(|error| VsphereError::new(Kind::Refused, "settings: `thumbprint`", error))?;
@@ -49,7 +49,7 @@ async fn on_host(host: &Host, instance_uuid: &str, taken: &Taken) -> Result<Acce
             format!("it has no VM with the instance UUID {instance_uuid}: was it moved in this moment?");
         VsphereError::new(Kind::NotFound, "FindByUuid", why)
     })?;
-    let snapshots = Inventory::new(client.clone()).snapshots_of(&vm).await?;
+    let snapshots = ServerInventory::new(client.clone()).snapshots_of(&vm).await?;
     let snapshot = snapshots.into_iter().find(|node| taken.owner.has_made(node)).ok_or_else(|| {
         let why = "the host does not show the snapshot; trying again";
         VsphereError::new(Kind::NotFound, format!("VM {}", vm.id), why)

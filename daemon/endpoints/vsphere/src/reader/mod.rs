@@ -5,7 +5,7 @@
 //! there ever is, so it is kept and classified; what is not understood is told as it is.
 //!
 //! ```text
-//! vddk     nbdkit --filter=retry --filter=cacheextents vddk  server=VC  vm=… snapshot=… file=…   (VMware's library)
+//! vddk     nbdkit --filter=retry --filter=cacheextents vddk  server=VC  vm=… snapshot=… file=…  (VMware)
 //! nfc      the same with another plugin, without VMware's library
 //! outside  an NBD server that others run
 //! ```

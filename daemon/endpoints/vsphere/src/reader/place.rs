@@ -18,9 +18,9 @@ const ATTEMPTS: usize = 64;
 
 /// A folder of a child; removed when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place(PathBuf);
+pub(super) struct SocketDirectory(PathBuf);
 
-impl Place {
+impl SocketDirectory {
     /// A new one for the migration.
     pub(super) async fn make(runtime_dir: &Path, owner: &Owner) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o711).create(runtime_dir).await?;
@@ -46,7 +46,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketDirectory {
     fn drop(&mut self) {
         // Two small files on a file system in memory.
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
@@ -97,8 +97,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runtime_dir = dir.path().join("run");
         let owner = Owner::new("m-1");
-        let place = Place::make(&runtime_dir, &owner).await.unwrap();
-        let other = Place::make(&runtime_dir, &owner).await.unwrap();
+        let place = SocketDirectory::make(&runtime_dir, &owner).await.unwrap();
+        let other = SocketDirectory::make(&runtime_dir, &owner).await.unwrap();
         assert_ne!(place.socket(), other.socket());
         let folder = place.socket().parent().unwrap().to_owned();
         assert_eq!(std::fs::metadata(&folder).unwrap().mode() & 0o777, 0o700);

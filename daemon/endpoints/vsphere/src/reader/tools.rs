@@ -6,7 +6,7 @@ use std::{path::Path, time::Duration};
 
 use warmd_disks::child::{self, ChildError};
 
-use crate::settings::{Reader, ReaderKind};
+use crate::settings::{ReaderKind, ReaderSettings};
 
 use super::{
     command::plugin,
@@ -18,12 +18,12 @@ const OLDEST: (u32, u32) = (1, 32);
 const WITHIN: Duration = Duration::from_secs(30);
 
 /// Looks at what will read the disks, and says what it is.
-pub async fn check(settings: &Reader) -> Result<String, ReaderError> {
+pub async fn check(settings: &ReaderSettings) -> Result<String, ReaderError> {
     if settings.kind == ReaderKind::Outside {
         let uri = settings.uri.as_deref().unwrap_or_default();
         return Ok(format!("the disks are read from {uri}, which others serve"));
     }
-    let version = run(settings, &["--version"]).await?;
+    let version = run_tool(settings, &["--version"]).await?;
     let version = version.trim();
     if release(version).is_none_or(|release| release < OLDEST) {
         let (major, minor) = OLDEST;
@@ -38,7 +38,7 @@ pub async fn check(settings: &Reader) -> Result<String, ReaderError> {
     }
     arguments.push("--dump-plugin".to_owned());
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let told = run(settings, &arguments).await?;
+    let told = run_tool(settings, &arguments).await?;
     let value = |key: &str| told.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     let library =
         value("vddk_library_version").map(|version| format!(", VDDK {version}")).unwrap_or_default();
@@ -64,7 +64,7 @@ async fn library(libdir: &Path) -> Result<(), ReaderError> {
     Err(missing(format!("`libdir` is {}, and its lib64 has no libvixDiskLib.so.*", libdir.display())))
 }
 
-async fn run(settings: &Reader, arguments: &[&str]) -> Result<String, ReaderError> {
+async fn run_tool(settings: &ReaderSettings, arguments: &[&str]) -> Result<String, ReaderError> {
     let shown = settings.nbdkit.display();
     let output = child::run(&settings.nbdkit, arguments, None, WITHIN).await.map_err(|error| {
         let complaint = match &error {
@@ -106,8 +106,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_missing_is_said() {
         let dir = tempfile::tempdir().unwrap();
-        let gone =
-            Reader { nbdkit: dir.path().join("nbdkit"), libdir: Some("/x".into()), ..Reader::default() };
+        let gone = ReaderSettings {
+            nbdkit: dir.path().join("nbdkit"),
+            libdir: Some("/x".into()),
+            ..ReaderSettings::default()
+        };
         assert_eq!(check(&gone).await.unwrap_err().complaint, Complaint::NoProgram);
         std::fs::create_dir_all(dir.path().join("lib64")).unwrap();
         for libdir in [dir.path().to_owned(), dir.path().join("gone")] {

@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn talk_is_no_complaint_and_the_cause_goes_before_its_consequences() {
+    fn chatter_is_no_error_and_causes_precede_consequences() {
         assert_eq!(found("nbdkit: debug: registering plugin\nVixDiskLib: Initialized.\n"), None);
         let error = found(
             "nbdkit: debug: hello\nnbdkit: vddk[1]: error: incorrect user name or password\n\

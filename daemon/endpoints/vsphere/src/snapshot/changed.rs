@@ -5,7 +5,7 @@ use warmd_cbt::mark::{ChangeMark, Changed};
 use crate::{
     Vsphere,
     error::{During as _, Kind, Result, VsphereError},
-    tracking::{Now, Since, Walk, after_fault, since},
+    tracking::{Since, TrackedDisk, Walk, after_fault, since},
     vim::vm,
 };
 
@@ -19,7 +19,7 @@ impl Vsphere {
         let disk = taken
             .disk(uuid)
             .ok_or_else(|| VsphereError::new(Kind::NotFound, context(), "it is not in this snapshot"))?;
-        let now = Now { mark: &disk.mark, tracking_enabled: disk.tracking_enabled };
+        let now = TrackedDisk { mark: &disk.mark, tracking_enabled: disk.tracking_enabled };
         let id = match since(anchor, &now) {
             Since::Ask(id) => id.to_string(),
             Since::Unknown(why) => return Ok(Changed::Unknown(why)),

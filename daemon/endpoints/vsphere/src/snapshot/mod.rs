@@ -11,12 +11,12 @@ mod take;
 use std::{fmt, time::Duration};
 
 use crate::{
-    inventory::{Disk, SnapshotNode},
+    inventory::{SnapshotNode, VirtualDisk},
     soap::MoRef,
     tracking::Mark,
 };
 
-pub use take::{Anchors, Request};
+pub use take::{Anchors, VmSnapshotRequest};
 
 /// The migration that a snapshot is made for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,7 +84,7 @@ pub struct Taken {
 /// A disk as it was at the snapshot's moment.
 #[derive(Clone, Debug)]
 pub struct TakenDisk {
-    pub disk: Disk,
+    pub disk: VirtualDisk,
     pub mark: Mark,
     /// Whether tracking was on.
     pub tracking_enabled: bool,

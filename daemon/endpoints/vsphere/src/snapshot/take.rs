@@ -8,7 +8,7 @@ use warmd_cbt::mark::ChangeMark;
 use crate::{
     Vsphere,
     error::{During as _, Kind, Result, VsphereError},
-    inventory::{Connection, Disk, Power, SnapshotNode, Vm, devices},
+    inventory::{Connection, Power, SnapshotNode, VirtualDisk, Vm, devices},
     settings::{Quiesce, ReaderKind},
     soap::{FaultKind, MoRef},
     tracking::{self, Mark},
@@ -26,7 +26,7 @@ pub type Anchors = Vec<(String, Option<ChangeMark>)>;
 
 /// What to make a snapshot of.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct VmSnapshotRequest {
     pub owner: Owner,
     pub vm: MoRef,
     pub disks: Anchors,
@@ -34,7 +34,7 @@ pub struct Request {
     pub is_final: bool,
 }
 
-impl Request {
+impl VmSnapshotRequest {
     /// Whether change tracking must be reliable: the VM may write meanwhile, or a tracked pass came before. A
     /// VM that is off and not tracked is read whole and compared. What is not known is not off.
     fn needs_tracking(&self, vm: &Vm) -> bool {
@@ -57,7 +57,7 @@ const SNAPSHOTS: [&str; 2] = ["VirtualMachine.State.CreateSnapshot", "VirtualMac
 
 impl Vsphere {
     /// Makes the snapshot. If that fails, none is left as far as the server lets it.
-    pub async fn take(&self, request: &Request) -> Result<Taken> {
+    pub async fn take(&self, request: &VmSnapshotRequest) -> Result<Taken> {
         let context = || format!("VM {}: taking a snapshot", request.vm.id);
         let result = self.make(request).await.during(context);
         if let Err(error) = &result
@@ -69,9 +69,9 @@ impl Vsphere {
         result
     }
 
-    async fn make(&self, request: &Request) -> Result<Taken> {
+    async fn make(&self, request: &VmSnapshotRequest) -> Result<Taken> {
         let (vm, _) = self.quiet(&request.vm, &request.owner).await?;
-        judge(&vm, request)?;
+        check_allowed(&vm, request)?;
         // Without the last of these a snapshot would stay.
         let wanted =
             if self.settings.reader.kind == ReaderKind::Outside { &SNAPSHOTS[..] } else { &READ[..] };
@@ -83,7 +83,7 @@ impl Vsphere {
             match tracking::may_switch_on(&vm) {
                 Ok(()) => {
                     vm = self.switch_tracking_on(&vm, &request.owner).await?;
-                    judge(&vm, request)?;
+                    check_allowed(&vm, request)?;
                     switched_tracking_on = true;
                 }
                 Err(why) => warnings.push(format!("changed-block tracking stays off: {why}")),
@@ -193,12 +193,12 @@ impl Vsphere {
     async fn disks_in(
         &self,
         of: &MoRef,
-        request: &Request,
+        request: &VmSnapshotRequest,
         is_reliable: bool,
         warnings: &mut Vec<String>,
     ) -> Result<Vec<TakenDisk>> {
         let paths = ["config.hardware.device", "config.changeTrackingEnabled"];
-        let object = properties::of(&self.client, of, &paths).await?;
+        let object = properties::read_properties(&self.client, of, &paths).await?;
         let disks = devices::disks(object.need("config.hardware.device")?);
         let is_on = object.flag("config.changeTrackingEnabled") == Some(true);
         let tracking_enabled = is_reliable && is_on;
@@ -275,7 +275,7 @@ impl Vsphere {
 
 /// A disk with the mark of the snapshot's moment.
 fn with_mark(
-    disk: &Disk,
+    disk: &VirtualDisk,
     snapshot: &MoRef,
     uuid: &str,
     tracking_enabled: bool,
@@ -307,7 +307,7 @@ fn is_about_quiescing(error: &VsphereError) -> bool {
 }
 
 /// Refuses a VM of which no snapshot may be made now.
-fn judge(vm: &Vm, request: &Request) -> Result<()> {
+fn check_allowed(vm: &Vm, request: &VmSnapshotRequest) -> Result<()> {
     let context = || format!("{} ({})", vm.name, vm.of.id);
     match &vm.connection {
         Some(Connection::Connected) => {}
@@ -347,7 +347,7 @@ fn judge(vm: &Vm, request: &Request) -> Result<()> {
 }
 
 /// Refuses a final snapshot in whose moment the VM was not off: a look before it does not see a start.
-fn judge_moment(own: &SnapshotNode, request: &Request) -> Result<()> {
+fn judge_moment(own: &SnapshotNode, request: &VmSnapshotRequest) -> Result<()> {
     if !request.is_final || own.power == Some(Power::Off) {
         return Ok(());
     }
@@ -356,7 +356,7 @@ fn judge_moment(own: &SnapshotNode, request: &Request) -> Result<()> {
 }
 
 /// Refuses a VM that has snapshots of others, where tracking has to be right.
-fn judge_others(vm: &Vm, request: &Request) -> Result<()> {
+fn judge_others(vm: &Vm, request: &VmSnapshotRequest) -> Result<()> {
     let others = tracking::snapshots_of_others(vm, |node| request.owner.has_made(node));
     if others.is_empty() {
         return Ok(());
@@ -368,7 +368,7 @@ fn judge_others(vm: &Vm, request: &Request) -> Result<()> {
     if !request.needs_tracking(vm) {
         return Ok(());
     }
-    let names: Vec<String> = others.iter().map(|node| told(node)).collect();
+    let names: Vec<String> = others.iter().map(|node| describe(node)).collect();
     let why = format!(
         "it has snapshots that are not warmd's ({}), with which changed-block tracking is not to be trusted: delete them; \
          if they are a backup's, wait for its end",
@@ -382,7 +382,7 @@ fn is_trackable(vm: &Vm, owner: &Owner) -> bool {
     tracking::snapshots_of_others(vm, |node| owner.has_made(node)).is_empty() && !vm.consolidation_needed
 }
 
-fn told(node: &SnapshotNode) -> String {
+fn describe(node: &SnapshotNode) -> String {
     let since = node.created.map(|created| format!(" of {}", created.format("%Y-%m-%d %H:%M UTC")));
     format!("{:?}{}", node.name, since.unwrap_or_default())
 }
@@ -400,9 +400,9 @@ mod tests {
         vm
     }
 
-    fn request(is_final: bool, anchored: bool) -> Request {
+    fn request(is_final: bool, anchored: bool) -> VmSnapshotRequest {
         let anchor = anchored.then(|| ChangeMark("x".to_owned()));
-        Request {
+        VmSnapshotRequest {
             owner: Owner::new("m-1"),
             vm: MoRef::vm("vm-57"),
             disks: vec![(DISK.to_owned(), anchor)],
@@ -412,11 +412,11 @@ mod tests {
 
     #[test]
     fn a_vm_in_order_passes() {
-        judge(&vm(), &request(false, true)).unwrap();
-        judge(&Vm { power: Some(Power::Off), ..vm() }, &request(true, true)).unwrap();
+        check_allowed(&vm(), &request(false, true)).unwrap();
+        check_allowed(&Vm { power: Some(Power::Off), ..vm() }, &request(true, true)).unwrap();
         let owner = Owner::new("m-1");
         let own = node(&owner.snapshot_name(), &owner.description());
-        judge(&Vm { snapshots: vec![own], ..vm() }, &request(false, true)).unwrap();
+        check_allowed(&Vm { snapshots: vec![own], ..vm() }, &request(false, true)).unwrap();
     }
 
     #[test]
@@ -449,7 +449,7 @@ mod tests {
             ),
             (Vm { connection: None, ..vm() }, request(false, false), Kind::Unreachable, "reach"),
         ] {
-            let error = judge(&vm, &request).unwrap_err();
+            let error = check_allowed(&vm, &request).unwrap_err();
             assert_eq!(error.kind, kind, "{error}");
             assert!(error.to_string().contains(word), "{word}: {error}");
         }
@@ -467,20 +467,20 @@ mod tests {
     }
 
     #[test]
-    fn a_cold_copy_may_stand_on_snapshots_of_others_and_a_warm_one_may_not() {
+    fn cold_copy_allows_other_snapshots_and_a_warm_one_does_not() {
         let off = Vm { power: Some(Power::Off), snapshots: vec![node("old", "")], ..vm() };
-        judge(&off, &request(true, false)).unwrap();
-        assert!(judge(&off, &request(true, true)).is_err());
+        check_allowed(&off, &request(true, false)).unwrap();
+        assert!(check_allowed(&off, &request(true, true)).is_err());
         // Its passes before the final one are of a VM that is off, too.
-        judge(&off, &request(false, false)).unwrap();
+        check_allowed(&off, &request(false, false)).unwrap();
         assert!(!is_trackable(&off, &Owner::new("m-1")) && is_trackable(&vm(), &Owner::new("m-1")));
         let untracked =
             Mark { disk: DISK.to_owned(), capacity: 1, snapshot: "s".to_owned(), change_id: None };
         let mut again = request(true, false);
         again.disks[0].1 = Some(untracked.write());
-        judge(&off, &again).unwrap();
+        check_allowed(&off, &again).unwrap();
         for power in [Some(Power::On), None] {
-            assert!(judge(&Vm { power, ..off.clone() }, &request(false, false)).is_err());
+            assert!(check_allowed(&Vm { power, ..off.clone() }, &request(false, false)).is_err());
         }
     }
 
@@ -488,7 +488,7 @@ mod tests {
     fn a_disk_without_a_change_id_is_told_of_and_compared() {
         let mut disk = vm().disks.remove(0);
         let snapshot = MoRef::new("VirtualMachineSnapshot", "snapshot-70");
-        let marked = |disk: &Disk, on| {
+        let marked = |disk: &VirtualDisk, on| {
             let mut warnings = Vec::new();
             let taken = with_mark(disk, &snapshot, DISK, on, &mut warnings);
             (taken.mark.change_id.is_some(), warnings.len())

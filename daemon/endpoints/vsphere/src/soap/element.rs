@@ -34,7 +34,7 @@ pub struct Element {
 
 /// Why a text is no tree.
 #[derive(Debug, Error)]
-pub enum XmlError {
+pub enum SoapXmlError {
     #[error("{0}")]
     Syntax(#[from] quick_xml::Error),
     #[error("it is not UTF-8: {0}")]
@@ -59,9 +59,9 @@ pub enum XmlError {
 
 impl Element {
     /// Reads the tree of a whole document.
-    pub fn read(bytes: &[u8]) -> Result<Self, XmlError> {
+    pub fn read(bytes: &[u8]) -> Result<Self, SoapXmlError> {
         if bytes.len() > MAX_BYTES {
-            return Err(XmlError::TooLarge(bytes.len()));
+            return Err(SoapXmlError::TooLarge(bytes.len()));
         }
         let mut reader = quick_xml::Reader::from_str(std::str::from_utf8(bytes)?);
         let mut open: Vec<Self> = Vec::new();
@@ -73,19 +73,19 @@ impl Element {
                 Event::Start(ref tag) | Event::Empty(ref tag) => {
                     count += 1;
                     if count > MAX_ELEMENTS {
-                        return Err(XmlError::TooMany);
+                        return Err(SoapXmlError::TooMany);
                     }
                     let element = Self::start(tag)?;
                     if matches!(event, Event::Empty(_)) {
                         close(element, &mut open, &mut root)?;
                     } else if open.len() >= MAX_DEPTH {
-                        return Err(XmlError::TooDeep);
+                        return Err(SoapXmlError::TooDeep);
                     } else {
                         open.push(element);
                     }
                 }
                 Event::End(_) => {
-                    let element = open.pop().ok_or(XmlError::Open)?;
+                    let element = open.pop().ok_or(SoapXmlError::Open)?;
                     close(element, &mut open, &mut root)?;
                 }
                 Event::Text(text) => append(&mut open, &text.xml10_content()),
@@ -94,20 +94,20 @@ impl Element {
                     let text = match entity.resolve_char_ref()? {
                         Some(character) => character.to_string(),
                         None => predefined(&entity)
-                            .ok_or_else(|| XmlError::Entity(entity.to_string()))?
+                            .ok_or_else(|| SoapXmlError::Entity(entity.to_string()))?
                             .to_owned(),
                     };
                     append(&mut open, &text);
                 }
-                Event::DocType(_) => return Err(XmlError::DocumentType),
+                Event::DocType(_) => return Err(SoapXmlError::DocumentType),
                 Event::Comment(_) | Event::Decl(_) | Event::PI(_) => {}
-                Event::Eof if !open.is_empty() => return Err(XmlError::Open),
-                Event::Eof => return root.ok_or(XmlError::NoRoot),
+                Event::Eof if !open.is_empty() => return Err(SoapXmlError::Open),
+                Event::Eof => return root.ok_or(SoapXmlError::NoRoot),
             }
         }
     }
 
-    fn start(tag: &BytesStart<'_>) -> Result<Self, XmlError> {
+    fn start(tag: &BytesStart<'_>) -> Result<Self, SoapXmlError> {
         let mut element = Self { name: tag.local_name().as_ref().to_owned(), ..Self::default() };
         for attribute in tag.attributes() {
             let attribute = attribute.map_err(quick_xml::Error::from)?;
@@ -195,7 +195,7 @@ fn append(open: &mut [Element], text: &str) {
 }
 
 /// Puts a whole element where it belongs.
-fn close(mut element: Element, open: &mut [Element], root: &mut Option<Element>) -> Result<(), XmlError> {
+fn close(mut element: Element, open: &mut [Element], root: &mut Option<Element>) -> Result<(), SoapXmlError> {
     // White space between children is no text, and a tree of a million elements would keep it.
     if !element.children.is_empty() && element.text.trim().is_empty() {
         element.text = String::new();
@@ -203,7 +203,7 @@ fn close(mut element: Element, open: &mut [Element], root: &mut Option<Element>)
     element.children.shrink_to_fit();
     match open.last_mut() {
         Some(parent) => parent.children.push(element),
-        None if root.is_some() => return Err(XmlError::TwoRoots),
+        None if root.is_some() => return Err(SoapXmlError::TwoRoots),
         None => *root = Some(element),
     }
     Ok(())
@@ -265,8 +265,8 @@ mod tests {
             let error = Element::read(text.as_bytes()).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(word), "{}: {error}", &text[..text.len().min(40)]);
         }
-        assert!(matches!(Element::read(&[b'<', 0xff]), Err(XmlError::Encoding(_))));
-        assert!(matches!(Element::read(&vec![b' '; MAX_BYTES + 1]), Err(XmlError::TooLarge(_))));
+        assert!(matches!(Element::read(&[b'<', 0xff]), Err(SoapXmlError::Encoding(_))));
+        assert!(matches!(Element::read(&vec![b' '; MAX_BYTES + 1]), Err(SoapXmlError::TooLarge(_))));
     }
 
     proptest! {

@@ -87,19 +87,19 @@ impl Node {
 
 /// One call of a method of an object.
 #[derive(Clone)]
-pub struct Request {
+pub struct SoapRequest {
     pub(crate) method: &'static str,
     pub(crate) this: MoRef,
     arguments: Node,
 }
 
-impl fmt::Debug for Request {
+impl fmt::Debug for SoapRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} on {}", self.method, self.this)
     }
 }
 
-impl Request {
+impl SoapRequest {
     /// `method` of `this`, with the arguments that `write` writes in their order.
     pub fn new(method: &'static str, this: &MoRef, write: impl FnOnce(Node) -> Node) -> Self {
         Self { method, this: this.clone(), arguments: write(Node::new()) }
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn arguments_keep_their_order_and_are_escaped() {
-        let request = Request::new("CreateSnapshot_Task", &MoRef::vm("vm-<57>"), |arguments| {
+        let request = SoapRequest::new("CreateSnapshot_Task", &MoRef::vm("vm-<57>"), |arguments| {
             arguments
                 .text("name", "a & \"b\" <c> \u{1}\r")
                 .text("memory", false)
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_request_with_a_password_does_not_show_it() {
         let manager = MoRef::new("SessionManager", "SessionManager");
-        let request = Request::new("Login", &manager, |arguments| arguments.text("password", "s3cret"));
+        let request = SoapRequest::new("Login", &manager, |arguments| arguments.text("password", "s3cret"));
         assert_eq!(format!("{request:?}"), "Login on SessionManager SessionManager");
         assert!(request.envelope().contains("s3cret"));
     }

@@ -10,8 +10,8 @@ mod fault;
 mod moref;
 
 pub(crate) use element::MAX_BYTES;
-pub use element::{Element, XmlError};
-pub use envelope::{Node, Request};
+pub use element::{Element, SoapXmlError};
+pub use envelope::{Node, SoapRequest};
 pub use fault::{Fault, FaultKind};
 pub use moref::MoRef;
 
@@ -29,7 +29,7 @@ pub(crate) enum Answer {
 #[derive(Debug, Error)]
 pub enum BodyError {
     #[error("the answer is no XML that is understood: {0}")]
-    Xml(#[from] XmlError),
+    Xml(#[from] SoapXmlError),
     #[error("the answer is no SOAP envelope: its root is <{0}>")]
     NoEnvelope(String),
     #[error("the answer holds <{found}> where <{wanted}> was expected")]

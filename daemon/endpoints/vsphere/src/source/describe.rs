@@ -15,7 +15,7 @@ use warmd_core::{
 use crate::{
     Owner, Settings,
     hold_off::{Starters, held_off},
-    inventory::{self, Connection, Disk, Power, Tools, Vm},
+    inventory::{self, Connection, Power, Tools, VirtualDisk, Vm},
     settings::Quiesce,
     tracking,
 };
@@ -26,7 +26,7 @@ pub(super) fn vm_id(vm: &Vm) -> VmId {
 }
 
 /// A disk's key: its backing's UUID. A disk without one is an obstacle (`tracking::obstacle`).
-pub(super) fn disk_key(disk: &Disk) -> DiskKey {
+pub(super) fn disk_key(disk: &VirtualDisk) -> DiskKey {
     DiskKey(disk.uuid.clone().unwrap_or_else(|| format!("device-{}", disk.key)))
 }
 
@@ -45,7 +45,7 @@ pub(super) fn datastore(location: &str) -> Option<String> {
 }
 
 /// Why the disk's changes cannot be tracked.
-fn untracked(vm: &Vm, disk: &Disk, may_track: bool) -> Option<String> {
+fn untracked(vm: &Vm, disk: &VirtualDisk, may_track: bool) -> Option<String> {
     if let Some(obstacle) = tracking::obstacle(disk) {
         return Some(format!("{}; {}", obstacle.why, obstacle.remedy));
     }
@@ -68,10 +68,11 @@ pub(super) fn machine(vm: &Vm, may_track: bool) -> Result<Machine, SourceError> 
     };
     let cpus = vm.cpus.filter(|cpus| *cpus > 0).ok_or_else(|| lacks("processors"))?;
     let cores = vm.cores_per_socket.filter(|cores| cpus.is_multiple_of(*cores)).unwrap_or(1);
-    let efi = vm.firmware == inventory::Firmware::Efi;
-    let mut disks: Vec<&Disk> = vm.disks.iter().collect();
+    let efi = vm.firmware == inventory::VmFirmware::Efi;
+    let mut disks: Vec<&VirtualDisk> = vm.disks.iter().collect();
     // Those that it boots from first, in their order; the others keep theirs.
-    let rank = |disk: &&Disk| vm.boot_disks.iter().position(|key| *key == disk.key).unwrap_or(usize::MAX);
+    let rank =
+        |disk: &&VirtualDisk| vm.boot_disks.iter().position(|key| *key == disk.key).unwrap_or(usize::MAX);
     disks.sort_by_key(rank);
     Ok(Machine {
         id: vm_id(vm),

@@ -32,7 +32,7 @@ impl VsphereSource {
         let id = vm;
         let context = || format!("VM {id}: looking whether it can be read and started once it is off");
         let vm = self.vsphere.vm(&vm.0).await?;
-        judge(&vm, disks).map_err(|(kind, why)| SourceError::new(kind, context(), why))?;
+        check(&vm, disks).map_err(|(kind, why)| SourceError::new(kind, context(), why))?;
         server::require(self.vsphere.client(), &vm.of, &PRIVILEGES).await.during(context)?;
         crate::reader::check(&self.vsphere.settings().reader).await.map(drop).map_err(|error| {
             let why = format!("{error}; {}", error.remedy());
@@ -41,7 +41,7 @@ impl VsphereSource {
     }
 }
 
-fn judge(vm: &Vm, disks: &[DiskKey]) -> Result<(), (SourceErrorKind, String)> {
+fn check(vm: &Vm, disks: &[DiskKey]) -> Result<(), (SourceErrorKind, String)> {
     if vm.connection != Some(Connection::Connected) || vm.host_connected == Some(false) {
         let why = "vCenter does not reach it or its host: see that the host answers";
         return Err((SourceErrorKind::Unreachable, why.to_owned()));

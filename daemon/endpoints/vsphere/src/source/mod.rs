@@ -30,7 +30,9 @@ use warmd_core::{
     },
 };
 
-use crate::{Owner, Settings, Vsphere, doctor::Severity, power, settings::Capacity, soap::MoRef, vim::tasks};
+use crate::{
+    Owner, Settings, Vsphere, doctor::DoctorSeverity, power, settings::Capacity, soap::MoRef, vim::tasks,
+};
 
 use describe::vm_id;
 use turn::Turns;
@@ -97,7 +99,7 @@ impl Source for VsphereSource {
         let findings = self.vsphere.doctor(&[]).await;
         findings
             .into_iter()
-            .filter(|finding| finding.severity > Severity::Good)
+            .filter(|finding| finding.severity > DoctorSeverity::Good)
             .map(|it| it.to_string())
             .collect()
     }

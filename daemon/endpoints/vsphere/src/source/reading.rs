@@ -1,8 +1,8 @@
 //! A disk of a snapshot, as its reader serves it.
 //!
-//! Rule: which blocks are allocated saves reads, and no copy depends on it: where a reader cannot tell, all is
-//! read. nbdkit 1.32 sometimes names blocks past the end of those that it was asked about, which the NBD client
-//! refuses together with the connection.
+//! Rule: which blocks are allocated saves reads, and no copy depends on it: where a reader cannot tell, all
+//! is read. nbdkit 1.32 sometimes names blocks past the end of those that it was asked about, which the NBD
+//! client refuses together with the connection.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 

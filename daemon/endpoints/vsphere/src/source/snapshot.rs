@@ -25,7 +25,7 @@ use crate::{
     VsphereError,
     inventory::Power,
     reader::Reader,
-    snapshot::{Request, Taken},
+    snapshot::{Taken, VmSnapshotRequest},
 };
 
 use super::{VsphereSource, owner_of, reading::ReaderDisk};
@@ -59,7 +59,8 @@ impl VsphereSource {
         };
         self.clear_readers(&owner).await;
         let disks = request.disks.iter().map(|(key, anchor)| (key.0.clone(), anchor.clone())).collect();
-        let order = Request { owner, vm: self.of(&request.vm).await?, disks, is_final: request.is_final };
+        let order =
+            VmSnapshotRequest { owner, vm: self.of(&request.vm).await?, disks, is_final: request.is_final };
         let taken = self.vsphere.take(&order).await?;
         drop(turn);
         for warning in &taken.warnings {
@@ -155,7 +156,7 @@ impl Snapshot for VsphereSnapshot {
         self.taken.made_in
     }
 
-    fn given_up(&self) -> Option<SourceError> {
+    fn ended_early(&self) -> Option<SourceError> {
         let readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let why = readers.iter().find_map(Reader::gave_up)?;
         let context = format!("VM {}: reading its snapshot", self.vm);

@@ -2,7 +2,7 @@
 //!
 //! Rule: each disk is judged separately, and a refusal says how it can be mended.
 
-use crate::inventory::{Disk, RawMapping};
+use crate::inventory::{RawMapping, VirtualDisk};
 
 /// Why a disk cannot be moved while its VM runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub struct Obstacle {
 }
 
 /// What stands in the way of a disk, if anything does.
-pub fn obstacle(disk: &Disk) -> Option<Obstacle> {
+pub fn obstacle(disk: &VirtualDisk) -> Option<Obstacle> {
     let is = |why: &str, remedy: &str| Some(Obstacle { why: why.to_owned(), remedy: remedy.to_owned() });
     if disk.backing.raw == Some(RawMapping::Physical) {
         return is(
@@ -64,8 +64,8 @@ pub(super) mod tests {
     use super::*;
     use crate::inventory::{Backing, Controller};
 
-    pub(in crate::tracking) fn disk() -> Disk {
-        Disk {
+    pub(in crate::tracking) fn disk() -> VirtualDisk {
+        VirtualDisk {
             key: 2000,
             uuid: Some("6000c29a-0001".to_owned()),
             label: "Hard disk 1".to_owned(),
@@ -96,13 +96,13 @@ pub(super) mod tests {
 
     #[test]
     fn each_kind_that_cannot_be_moved_is_refused_with_a_remedy() {
-        let changed = |change: fn(&mut Disk)| {
+        let changed = |change: fn(&mut VirtualDisk)| {
             let mut disk = disk();
             change(&mut disk);
             obstacle(&disk).expect("it is refused")
         };
         for (change, word) in [
-            ((|disk| disk.mode = "independent_persistent".to_owned()) as fn(&mut Disk), "independent"),
+            ((|disk| disk.mode = "independent_persistent".to_owned()) as fn(&mut VirtualDisk), "independent"),
             (|disk| disk.mode = "nonpersistent".to_owned(), "nonpersistent"),
             (|disk| disk.backing.raw = Some(RawMapping::Physical), "physical"),
             (|disk| disk.multi_writer = true, "multi-writer"),

@@ -11,7 +11,7 @@ use super::{ChangeId, Mark};
 
 /// A disk in the snapshot that is there now, by the snapshot's own settings.
 #[derive(Clone, Debug)]
-pub struct Now<'a> {
+pub struct TrackedDisk<'a> {
     pub mark: &'a Mark,
     /// Whether tracking was on for the VM at the snapshot's moment.
     pub tracking_enabled: bool,
@@ -27,14 +27,14 @@ pub enum Since {
 }
 
 /// Judges the anchor.
-pub fn since(anchor: Option<&ChangeMark>, now: &Now<'_>) -> Since {
-    match judge(anchor, now) {
+pub fn since(anchor: Option<&ChangeMark>, now: &TrackedDisk<'_>) -> Since {
+    match comparable_mark(anchor, now) {
         Ok(id) => Since::Ask(id),
         Err(why) => Since::Unknown(why),
     }
 }
 
-fn judge(anchor: Option<&ChangeMark>, now: &Now<'_>) -> Result<ChangeId, String> {
+fn comparable_mark(anchor: Option<&ChangeMark>, now: &TrackedDisk<'_>) -> Result<ChangeId, String> {
     let anchor = anchor.ok_or("it has not been copied before")?;
     let anchor = Mark::read(anchor).ok_or("the mark of the last pass is not one of vSphere's change ids")?;
     if anchor.disk != now.mark.disk {
@@ -94,7 +94,7 @@ mod tests {
     use crate::tracking::marks::tests::{EPOCH, mark};
 
     fn judged(anchor: &Mark, now: &Mark) -> Since {
-        since(Some(&anchor.write()), &Now { mark: now, tracking_enabled: true })
+        since(Some(&anchor.write()), &TrackedDisk { mark: now, tracking_enabled: true })
     }
 
     fn reason(since: Since) -> String {
@@ -126,9 +126,9 @@ mod tests {
             assert!(why.contains(word), "{word}: {why}");
         }
         let now = mark(82);
-        let off = Now { mark: &now, tracking_enabled: false };
+        let off = TrackedDisk { mark: &now, tracking_enabled: false };
         assert!(reason(since(Some(&mark(81).write()), &off)).contains("switched off"));
-        let on = Now { mark: &now, tracking_enabled: true };
+        let on = TrackedDisk { mark: &now, tracking_enabled: true };
         assert!(reason(since(None, &on)).contains("not been copied"));
         assert!(reason(since(Some(&ChangeMark("x".to_owned())), &on)).contains("mark"));
     }
@@ -167,7 +167,7 @@ mod tests {
             let now = make(disks.1, capacities.1, epochs.1, sequences.1, tracked.1);
             let may = disks.0 == disks.1 && capacities.0 == capacities.1 && epochs.0 == epochs.1
                 && sequences.0 <= sequences.1 && tracked.0 && tracked.1 && enabled;
-            let judged = since(Some(&anchor.write()), &Now { mark: &now, tracking_enabled: enabled });
+            let judged = since(Some(&anchor.write()), &TrackedDisk { mark: &now, tracking_enabled: enabled });
             prop_assert_eq!(matches!(judged, Since::Ask(_)), may);
         }
     }

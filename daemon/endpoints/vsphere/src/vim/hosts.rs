@@ -6,7 +6,7 @@
 use crate::{
     client::{Client, Repeat},
     error::{Kind, Result, VsphereError},
-    soap::{Element, MoRef, Request},
+    soap::{Element, MoRef, SoapRequest},
 };
 
 use super::properties;
@@ -57,12 +57,12 @@ impl AutoStart {
 
 /// What the host does with the VM.
 pub async fn autostart(client: &Client, host: &MoRef, vm: &MoRef) -> Result<AutoStart> {
-    let found = properties::of(client, host, &["configManager.autoStartManager"]).await?;
+    let found = properties::read_properties(client, host, &["configManager.autoStartManager"]).await?;
     let manager = found.moref("configManager.autoStartManager").ok_or_else(|| {
         let why = "the host has no list of VMs that it starts";
         VsphereError::new(Kind::NotFound, format!("{host}: looking what it starts"), why)
     })?;
-    let config = properties::of(client, &manager, &["config"]).await?;
+    let config = properties::read_properties(client, &manager, &["config"]).await?;
     Ok(read(manager, config.get("config"), vm))
 }
 
@@ -77,7 +77,7 @@ fn read(manager: MoRef, config: Option<&Element>, vm: &MoRef) -> AutoStart {
 /// Takes the VM out of what its host starts, or puts it back. The rest of its line stays.
 pub async fn set_autostart(client: &Client, now: &AutoStart, vm: &MoRef, on: bool) -> Result<()> {
     let line = now.info.clone().unwrap_or_else(|| PowerInfo::read(None));
-    let request = Request::new("ReconfigureAutostart", &now.manager, |arguments| {
+    let request = SoapRequest::new("ReconfigureAutostart", &now.manager, |arguments| {
         arguments.nest("spec", |spec| {
             spec.nest("powerInfo", |info| {
                 info.object("key", vm)
@@ -112,7 +112,7 @@ impl ClusterRules {
 
 /// What the cluster does with the VM.
 pub async fn cluster_rules(client: &Client, cluster: &MoRef, vm: &MoRef) -> Result<ClusterRules> {
-    let found = properties::of(client, cluster, &["configurationEx"]).await?;
+    let found = properties::read_properties(client, cluster, &["configurationEx"]).await?;
     Ok(found.get("configurationEx").map(|config| read_rules(config, vm)).unwrap_or_default())
 }
 

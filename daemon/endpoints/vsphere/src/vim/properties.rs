@@ -7,7 +7,7 @@ use crate::{
     client::{Client, Repeat},
     error::{Result, VsphereError},
     limits::PAGE,
-    soap::{Element, Fault, FaultKind, MoRef, Node, Request},
+    soap::{Element, Fault, FaultKind, MoRef, Node, SoapRequest},
 };
 
 /// An object with the properties that were asked for and that it has.
@@ -110,7 +110,7 @@ impl Wanted<'_> {
 }
 
 /// The properties of one object.
-pub async fn of(client: &Client, object: &MoRef, paths: &[&str]) -> Result<Object> {
+pub async fn read_properties(client: &Client, object: &MoRef, paths: &[&str]) -> Result<Object> {
     let wanted = Wanted { kind: &object.kind, paths };
     let mut found = of_all(client, std::slice::from_ref(object), &[wanted]).await?;
     found.pop().ok_or_else(|| {
@@ -138,7 +138,7 @@ pub async fn of_all(client: &Client, objects: &[MoRef], wanted: &[Wanted<'_>]) -
 async fn attempt(client: &Client, objects: &[MoRef], wanted: &[Wanted<'_>]) -> Result<Vec<Object>> {
     let content = client.content().await?;
     let collector = &content.property_collector;
-    let first = Request::new("RetrievePropertiesEx", collector, |arguments| {
+    let first = SoapRequest::new("RetrievePropertiesEx", collector, |arguments| {
         arguments
             .nest("specSet", |spec| {
                 let spec = wanted.iter().fold(spec, |spec, wanted| wanted.write(spec));
@@ -159,7 +159,7 @@ async fn attempt(client: &Client, objects: &[MoRef], wanted: &[Wanted<'_>]) -> R
             let context = format!("{}: reading properties", client.account().server);
             return Err(VsphereError::failed(context, "a page is empty, and more are said to follow"));
         }
-        let next = Request::new("ContinueRetrievePropertiesEx", collector, |arguments| {
+        let next = SoapRequest::new("ContinueRetrievePropertiesEx", collector, |arguments| {
             arguments.text("token", token)
         });
         answer = client.call(&next, Repeat::Safe).await?;

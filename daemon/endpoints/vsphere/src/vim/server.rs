@@ -6,7 +6,7 @@ use crate::{
     client::{Client, Repeat},
     error::{Result, VsphereError},
     limits::OLDEST,
-    soap::{Element, MoRef, Request},
+    soap::{Element, MoRef, SoapRequest},
 };
 
 /// The server's managers.
@@ -86,7 +86,7 @@ impl ServiceContent {
 
 /// The server's time.
 pub async fn current_time(client: &Client) -> Result<DateTime<Utc>> {
-    let request = Request::new("CurrentTime", &MoRef::service_instance(), |arguments| arguments);
+    let request = SoapRequest::new("CurrentTime", &MoRef::service_instance(), |arguments| arguments);
     let answer = client.call(&request, Repeat::Safe).await?;
     answer
         .child("returnval")
@@ -109,7 +109,7 @@ pub async fn privileges(client: &Client, on: &MoRef, wanted: &[&str]) -> Result<
         ));
     };
     let session = client.session_key().await?;
-    let request = Request::new("HasPrivilegeOnEntities", manager, |arguments| {
+    let request = SoapRequest::new("HasPrivilegeOnEntities", manager, |arguments| {
         arguments
             .object("entity", on)
             .text("sessionId", session)
@@ -124,7 +124,7 @@ pub async fn privileges(client: &Client, on: &MoRef, wanted: &[&str]) -> Result<
         .iter()
         .map(|privilege| {
             granted(privilege).ok_or_else(|| {
-                let why = format!("the answer does not tell of {privilege}");
+                let why = format!("the answer does not name {privilege}");
                 VsphereError::failed("HasPrivilegeOnEntities", why)
             })
         })
@@ -151,7 +151,7 @@ pub async fn find_by_uuid(client: &Client, uuid: &str) -> Result<Option<MoRef>> 
     let Some(index) = &content.search_index else {
         return Err(VsphereError::failed("FindByUuid", "the server has no search index"));
     };
-    let request = Request::new("FindByUuid", index, |arguments| {
+    let request = SoapRequest::new("FindByUuid", index, |arguments| {
         arguments.text("uuid", uuid).text("vmSearch", true).text("instanceUuid", true)
     });
     Ok(client.call(&request, Repeat::Safe).await?.moref_at("returnval"))

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     client::{Client, Repeat},
     error::{Kind, Result, VsphereError},
-    soap::{Element, Fault, MoRef, Request},
+    soap::{Element, Fault, MoRef, SoapRequest},
 };
 
 use super::{
@@ -74,7 +74,7 @@ impl fmt::Display for Running {
 
 /// Where a task is.
 #[derive(Debug)]
-enum Standing {
+enum TaskStatus {
     Open(Running),
     Done(Done),
     Failed(Fault),
@@ -89,9 +89,9 @@ pub async fn wait(client: &Client, task: &MoRef, within: Duration, at_deadline: 
         let context = || format!("{task}: waiting for its end");
         let left = within.saturating_sub(begun.elapsed());
         match look(client, task).await {
-            Ok(Standing::Done(done)) => return Ok(done),
-            Ok(Standing::Failed(fault)) => return Err(VsphereError::of_fault(context(), fault)),
-            Ok(Standing::Open(running)) => {
+            Ok(TaskStatus::Done(done)) => return Ok(done),
+            Ok(TaskStatus::Failed(fault)) => return Err(VsphereError::of_fault(context(), fault)),
+            Ok(TaskStatus::Open(running)) => {
                 if !told && begun.elapsed() > TELL {
                     told = true;
                     tracing::info!(%task, what = running.what, progress = ?running.progress, "waiting for a task");
@@ -126,20 +126,20 @@ pub async fn wait(client: &Client, task: &MoRef, within: Duration, at_deadline: 
 
 /// Asks the task to stop. That it cannot, or has ended, is no failure.
 pub async fn cancel(client: &Client, task: &MoRef) {
-    let request = Request::new("CancelTask", task, |arguments| arguments);
+    let request = SoapRequest::new("CancelTask", task, |arguments| arguments);
     if let Err(error) = client.call(&request, Repeat::Safe).await {
         tracing::info!(%task, %error, "a task could not be cancelled");
     }
 }
 
-async fn look(client: &Client, task: &MoRef) -> Result<Standing> {
-    standing(&properties::of(client, task, &PATHS).await?)
+async fn look(client: &Client, task: &MoRef) -> Result<TaskStatus> {
+    status(&properties::read_properties(client, task, &PATHS).await?)
 }
 
-fn standing(object: &Object) -> Result<Standing> {
+fn status(object: &Object) -> Result<TaskStatus> {
     let state = object.need_text("info.state")?;
     Ok(match state {
-        "queued" | "running" => Standing::Open(Running {
+        "queued" | "running" => TaskStatus::Open(Running {
             what: object.text("info.descriptionId").unwrap_or("a task").to_owned(),
             progress: object.text("info.progress").and_then(|text| text.parse().ok()),
             by: object.get("info.reason").and_then(|reason| reason.text_at("userName")).map(str::to_owned),
@@ -147,12 +147,12 @@ fn standing(object: &Object) -> Result<Standing> {
         "success" => {
             let at = |name: &str| object.get(name).and_then(time);
             let took = at("info.completeTime").zip(at("info.startTime")).map(|(end, start)| end - start);
-            Standing::Done(Done {
+            TaskStatus::Done(Done {
                 result: object.get("info.result").cloned(),
                 took: took.and_then(|took| took.to_std().ok()),
             })
         }
-        "error" => Standing::Failed(Fault::of_task(object.need("info.error")?)),
+        "error" => TaskStatus::Failed(Fault::of_task(object.need("info.error")?)),
         other => {
             let context = format!("{}: reading `info.state`", object.of);
             return Err(VsphereError::failed(context, format!("it is `{other}`, which no task's state is")));
@@ -171,7 +171,7 @@ pub async fn first_open(client: &Client, tasks: &[MoRef]) -> Result<Option<Runni
             Err(error) => return Err(error),
         };
         for object in &objects {
-            if let Standing::Open(running) = standing(object)? {
+            if let TaskStatus::Open(running) = status(object)? {
                 return Ok(Some(running));
             }
         }
@@ -200,12 +200,12 @@ mod tests {
             ("info.startTime", "2026-01-01T00:00:01.5Z"),
             ("info.completeTime", "2026-01-01T00:00:03Z"),
         ]);
-        let Standing::Done(done) = standing(&done).unwrap() else { panic!() };
+        let TaskStatus::Done(done) = status(&done).unwrap() else { panic!() };
         assert_eq!(done.took, Some(Duration::from_millis(1500)));
 
         let fault = "<fault xsi:type='TaskInProgress'/><localizedMessage>busy</localizedMessage>";
         let failed = task(&[("info.state", "error"), ("info.error", fault)]);
-        let Standing::Failed(fault) = standing(&failed).unwrap() else { panic!() };
+        let TaskStatus::Failed(fault) = status(&failed).unwrap() else { panic!() };
         assert_eq!(fault.kind, FaultKind::TaskInProgress);
 
         let open = task(&[
@@ -214,15 +214,15 @@ mod tests {
             ("info.progress", "42"),
             ("info.reason", "<userName>backup</userName>"),
         ]);
-        let Standing::Open(open) = standing(&open).unwrap() else { panic!() };
+        let TaskStatus::Open(open) = status(&open).unwrap() else { panic!() };
         assert_eq!((open.progress, open.by.as_deref()), (Some(42), Some("backup")));
     }
 
     #[test]
     fn a_state_that_is_not_known_is_never_success() {
-        assert!(standing(&task(&[("info.state", "mostlyDone")])).is_err());
-        assert!(standing(&task(&[])).is_err());
+        assert!(status(&task(&[("info.state", "mostlyDone")])).is_err());
+        assert!(status(&task(&[])).is_err());
         // It failed, and does not say why: no success either.
-        assert!(standing(&task(&[("info.state", "error")])).is_err());
+        assert!(status(&task(&[("info.state", "error")])).is_err());
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     client::{Client, Repeat},
     error::{Result, VsphereError},
     limits::PAGE,
-    soap::{Element, Fault, FaultKind, MoRef, Request},
+    soap::{Element, Fault, FaultKind, MoRef, SoapRequest},
 };
 
 use super::properties::{self, Wanted};
@@ -54,7 +54,7 @@ impl Watch {
         let manager = content.view_manager.as_ref();
         let manager =
             manager.ok_or_else(|| VsphereError::failed("CreateContainerView", "the server has no views"))?;
-        let make = Request::new("CreateContainerView", manager, |arguments| {
+        let make = SoapRequest::new("CreateContainerView", manager, |arguments| {
             arguments
                 .object("container", &content.root_folder)
                 .each(wanted, |node, wanted| node.text("type", wanted.kind))
@@ -62,9 +62,9 @@ impl Watch {
         });
         let view = returned(&client.call(&make, Repeat::Safe).await?, "CreateContainerView")?;
         let make =
-            Request::new("CreatePropertyCollector", &content.property_collector, |arguments| arguments);
+            SoapRequest::new("CreatePropertyCollector", &content.property_collector, |arguments| arguments);
         let collector = returned(&client.call(&make, Repeat::Safe).await?, "CreatePropertyCollector")?;
-        let make = Request::new("CreateFilter", &collector, |arguments| {
+        let make = SoapRequest::new("CreateFilter", &collector, |arguments| {
             arguments
                 .nest("spec", |spec| {
                     let spec = wanted.iter().fold(spec, |spec, wanted| wanted.write(spec));
@@ -96,7 +96,7 @@ impl Watch {
     /// All that changed since the last time; the first time, all there is. `take` gets each page.
     pub(crate) async fn updates(&mut self, client: &Client, mut take: impl FnMut(Vec<Update>)) -> Result<()> {
         loop {
-            let request = Request::new("WaitForUpdatesEx", &self.collector, |arguments| {
+            let request = SoapRequest::new("WaitForUpdatesEx", &self.collector, |arguments| {
                 arguments.text("version", &self.version).nest("options", |options| {
                     // Nothing is waited for: what there is now is answered.
                     options.text("maxWaitSeconds", 0).text("maxObjectUpdates", PAGE)
@@ -128,9 +128,9 @@ impl Watch {
         }
     }
 
-    /// Gives up what the server holds for it.
+    /// Releases what the server holds for it.
     pub(crate) async fn end(self, client: &Client) {
-        let request = Request::new("DestroyPropertyCollector", &self.collector, |arguments| arguments);
+        let request = SoapRequest::new("DestroyPropertyCollector", &self.collector, |arguments| arguments);
         if let Err(error) = client.call(&request, Repeat::Safe).await {
             tracing::debug!(%error, "a collector could not be destroyed; it ends with the session");
         }

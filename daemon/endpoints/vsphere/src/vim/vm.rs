@@ -5,7 +5,7 @@
 use crate::{
     client::{Client, Repeat},
     error::{Result, VsphereError},
-    soap::{Element, MoRef, Node, Request},
+    soap::{Element, MoRef, Node, SoapRequest},
 };
 
 /// One answer to "what changed": what it says of `start` up to `start + length`, as it came.
@@ -23,7 +23,7 @@ async fn start_task(
     of: &MoRef,
     write: impl FnOnce(Node) -> Node,
 ) -> Result<MoRef> {
-    let answer = client.call(&Request::new(method, of, write), Repeat::Once).await?;
+    let answer = client.call(&SoapRequest::new(method, of, write), Repeat::Once).await?;
     answer
         .moref_at("returnval")
         .ok_or_else(|| VsphereError::failed(format!("{method} of {of}"), "the answer names no task"))
@@ -84,7 +84,7 @@ pub async fn power_off(client: &Client, vm: &MoRef) -> Result<MoRef> {
 /// Asks the guest to shut down; the answer comes at once.
 pub async fn shutdown_guest(client: &Client, vm: &MoRef) -> Result<()> {
     // Asking again a guest that shuts down changes nothing.
-    client.call(&Request::new("ShutdownGuest", vm, |arguments| arguments), Repeat::Safe).await.map(drop)
+    client.call(&SoapRequest::new("ShutdownGuest", vm, |arguments| arguments), Repeat::Safe).await.map(drop)
 }
 
 /// What changed on a disk between the change id and the snapshot, from an offset on; without a snapshot, and
@@ -97,7 +97,7 @@ pub async fn query_changed_areas(
     start_offset: u64,
     change_id: &str,
 ) -> Result<Areas> {
-    let request = Request::new("QueryChangedDiskAreas", vm, |arguments| {
+    let request = SoapRequest::new("QueryChangedDiskAreas", vm, |arguments| {
         arguments
             .each(snapshot, |node, snapshot| node.object("snapshot", snapshot))
             .text("deviceKey", device_key)

@@ -65,7 +65,7 @@ async fn a_full_copy_and_two_deltas_are_equal_to_the_disks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_vm_that_ran_after_its_final_snapshot_is_not_taken_for_copied() {
+async fn vm_that_ran_after_its_final_snapshot_is_not_done() {
     let rig = Rig::start(&[]);
     let vsphere = rig.open();
     let vm = vsphere.find("web").await.unwrap();
@@ -92,7 +92,7 @@ async fn a_host_that_is_read_directly_has_ids_of_its_own() {
     let mut settings = rig.settings();
     let host = rig.host("DC0_C0_H0");
     let text = |key: &str| host[key].as_str().unwrap_or_else(|| panic!("{key}: {host}")).to_owned();
-    settings.hosts = vec![warmd_vsphere::settings::Host {
+    settings.hosts = vec![warmd_vsphere::settings::EsxiHost {
         name: text("host"),
         address: Some(text("address")),
         user: text("user"),
@@ -119,7 +119,7 @@ async fn a_host_that_is_read_directly_has_ids_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_esxi_by_itself_is_a_source_too() {
+async fn single_esxi_host_is_a_source_too() {
     let rig = Rig::start(&["-esxi"]);
     let vsphere = rig.open();
     assert!(!vsphere.about().await.unwrap().is_vcenter);

@@ -18,7 +18,7 @@ use warmd_vsphere::{
     client::Patience,
     inventory::Vm,
     reader::Reader,
-    snapshot::{Request, Taken},
+    snapshot::{Taken, VmSnapshotRequest},
 };
 
 /// Of the machine's disks; the second ends within a block.
@@ -92,7 +92,7 @@ impl Rig {
 
     /// A host that can be reached directly, as the line of JSON describes it.
     pub(crate) fn host(&self, name: &str) -> Value {
-        let hosts = self.place["hosts"].as_array().expect("the rig tells of hosts");
+        let hosts = self.place["hosts"].as_array().expect("the rig names its hosts");
         hosts
             .iter()
             .find(|host| host["host"] == name)
@@ -216,9 +216,9 @@ impl Replica {
         Self { disks: disks.collect() }
     }
 
-    pub(crate) fn request(&self, vm: &Vm, is_final: bool) -> Request {
+    pub(crate) fn request(&self, vm: &Vm, is_final: bool) -> VmSnapshotRequest {
         let disks = self.disks.iter().map(|(uuid, _, mark)| (uuid.clone(), mark.clone())).collect();
-        Request { owner: owner(), vm: vm.of.clone(), disks, is_final }
+        VmSnapshotRequest { owner: owner(), vm: vm.of.clone(), disks, is_final }
     }
 
     /// Reads what changed, or all where that is not known. Answers the bytes that were read, and the reasons.

@@ -80,11 +80,11 @@ async fn thousands_are_listed_from_memory() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_the_server_is_found_with_a_remedy() {
-    use warmd_vsphere::doctor::Severity;
+    use warmd_vsphere::doctor::DoctorSeverity;
     let rig = Rig::start(&[]);
     let vsphere = rig.open();
     let vm = vsphere.find("web").await.unwrap();
-    let about_vm = |findings: &[warmd_vsphere::doctor::Finding]| {
+    let about_vm = |findings: &[warmd_vsphere::doctor::DoctorFinding]| {
         findings
             .iter()
             .find(|finding| finding.what.contains(&vm.of.id))
@@ -92,17 +92,17 @@ async fn what_is_wrong_with_the_server_is_found_with_a_remedy() {
             .expect("privileges were looked at")
     };
     let findings = vsphere.doctor(std::slice::from_ref(&vm.of)).await;
-    assert_eq!(about_vm(&findings).severity, Severity::Good, "{findings:#?}");
+    assert_eq!(about_vm(&findings).severity, DoctorSeverity::Good, "{findings:#?}");
     assert!(findings.iter().any(|finding| finding.what.contains("VDDK")), "{findings:#?}");
     let privilege = "VirtualMachine.State.RemoveSnapshot";
     rig.order("deny", &json!({"privilege": privilege, "object": vm.of.id, "on": true}));
     let finding = about_vm(&vsphere.doctor(std::slice::from_ref(&vm.of)).await);
-    assert!(finding.severity == Severity::Error && finding.what.contains(privilege), "{finding}");
+    assert!(finding.severity == DoctorSeverity::Error && finding.what.contains(privilege), "{finding}");
     rig.order("clock", &json!({"seconds": 600.0}));
     let findings = vsphere.doctor(&[]).await;
     let clock =
         findings.iter().find(|finding| finding.what.contains("clock")).expect("the clock was looked at");
-    assert_eq!(clock.severity, Severity::Warning, "{clock}");
+    assert_eq!(clock.severity, DoctorSeverity::Warning, "{clock}");
     // A server that is not there is findings too.
     let mut settings = rig.settings();
     settings.url = "https://127.0.0.1:1".to_owned();
@@ -113,7 +113,7 @@ async fn what_is_wrong_with_the_server_is_found_with_a_remedy() {
     };
     let nowhere = warmd_vsphere::Vsphere::with_patience(settings, patience).unwrap();
     let findings = nowhere.doctor(&[]).await;
-    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let errors = findings.iter().filter(|finding| finding.severity == DoctorSeverity::Error);
     assert_eq!(errors.filter(|finding| !finding.remedy.is_empty()).count(), 2, "{findings:#?}");
 }
 

@@ -9,7 +9,7 @@ use warmd_vsphere::{
     hold_off::held_off,
     inventory::{Power, Vm},
     power::{Shutdown, Stopped},
-    soap::{MoRef, Request},
+    soap::{MoRef, SoapRequest},
     vim::properties,
 };
 
@@ -76,12 +76,12 @@ async fn a_privilege_that_is_missing_is_named() {
 /// Switches on that the VM's host starts VMs at all.
 async fn host_starts_vms(vsphere: &Vsphere, vm: &Vm) {
     let moref = async |of: &MoRef, path: &str| {
-        let found = properties::of(vsphere.client(), of, &[path]).await.unwrap();
+        let found = properties::read_properties(vsphere.client(), of, &[path]).await.unwrap();
         found.moref(path).unwrap_or_else(|| panic!("{of} has no {path}"))
     };
     let host = moref(&vm.of, "runtime.host").await;
     let manager = moref(&host, "configManager.autoStartManager").await;
-    let request = Request::new("ReconfigureAutostart", &manager, |arguments| {
+    let request = SoapRequest::new("ReconfigureAutostart", &manager, |arguments| {
         arguments.nest("spec", |spec| spec.nest("defaults", |defaults| defaults.text("enabled", true)))
     });
     vsphere.client().call(&request, Repeat::Safe).await.unwrap();

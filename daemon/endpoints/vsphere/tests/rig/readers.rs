@@ -74,15 +74,18 @@ async fn what_is_not_installed_is_said_before_anything_is_read() {
     fs::create_dir_all(rig.path("empty/lib64")).unwrap();
     for (change, wanted) in [
         (
-            warmd_vsphere::settings::Reader { libdir: Some(rig.path("empty")), ..good.clone() },
+            warmd_vsphere::settings::ReaderSettings { libdir: Some(rig.path("empty")), ..good.clone() },
             Complaint::Library,
         ),
         (
-            warmd_vsphere::settings::Reader { plugin: Some("no-such-plugin".to_owned()), ..good.clone() },
+            warmd_vsphere::settings::ReaderSettings {
+                plugin: Some("no-such-plugin".to_owned()),
+                ..good.clone()
+            },
             Complaint::PluginMissing,
         ),
         (
-            warmd_vsphere::settings::Reader { nbdkit: rig.path("no-nbdkit"), ..good.clone() },
+            warmd_vsphere::settings::ReaderSettings { nbdkit: rig.path("no-nbdkit"), ..good.clone() },
             Complaint::NoProgram,
         ),
     ] {

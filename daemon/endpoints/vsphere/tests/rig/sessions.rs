@@ -57,7 +57,7 @@ async fn who_is_not_trusted_or_not_known_is_told_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_certificate_of_another_authority_is_told_with_its_thumbprint() {
+async fn certificate_of_another_ca_is_refused_with_its_thumbprint() {
     let rig = Rig::start(&[]);
     let other = Rig::start(&[]);
     let mut settings = rig.settings();

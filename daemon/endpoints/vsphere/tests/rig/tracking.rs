@@ -53,7 +53,7 @@ async fn a_reset_and_a_grown_disk_are_unknown_and_then_tracked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn faults_of_the_tracking_file_are_unknown_and_others_are_errors() {
+async fn tracking_file_faults_are_unknown_and_others_are_errors() {
     let (rig, vsphere, vm, mut replica) = copied().await;
     rig.order("fail", &json!({"method": "QueryChangedDiskAreas", "fault": "FileFault"}));
     all_say(&pass(&rig, &vsphere, &vm, &mut replica).await, 1, "tracking file");
@@ -72,7 +72,7 @@ async fn faults_of_the_tracking_file_are_unknown_and_others_are_errors() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replaced_and_a_removed_disk_are_not_taken_for_the_one_that_was() {
+async fn replaced_or_removed_disk_is_not_taken_for_the_old_one() {
     let (rig, vsphere, vm, replica) = copied().await;
     let other = rig.path("other.raw");
     std::fs::File::create(&other).unwrap().set_len(crate::harness::SIZES[1]).unwrap();
@@ -84,7 +84,7 @@ async fn a_replaced_and_a_removed_disk_are_not_taken_for_the_one_that_was() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_would_make_tracking_wrong_is_refused_and_nothing_is_left() {
+async fn what_breaks_tracking_is_refused_and_leaves_nothing() {
     let (rig, vsphere, vm, replica) = copied().await;
     let refused = async |order: (&str, Value), kind: Kind, word: &str| {
         let answer = rig.order(order.0, &order.1);

@@ -9,7 +9,7 @@ use libloading::Library;
 
 use super::{
     answer::{CallFailure, CallResult},
-    symbols::{AgentCommand, LibvirtApi, MonitorCommand, Said},
+    symbols::{AgentCommand, LibvirtApi, MonitorCommand, VirError},
 };
 
 pub(super) fn api() -> CallResult<&'static LibvirtApi> {
@@ -46,7 +46,7 @@ fn load() -> Result<LibvirtApi, String> {
     Ok(api)
 }
 
-unsafe extern "C" fn silence(_: *mut c_void, _: *mut Said) {}
+unsafe extern "C" fn silence(_: *mut c_void, _: *mut VirError) {}
 
 /// libvirt's library for QEMU alone, which comes in the same package.
 fn qemu() -> CallResult<&'static Library> {

@@ -42,8 +42,8 @@ macro_rules! functions {
 
 functions! {
     fn virInitialize() -> c_int;
-    fn virSetErrorFunc(*mut c_void, Option<unsafe extern "C" fn(*mut c_void, *mut Said)>);
-    fn virGetLastError() -> *mut Said;
+    fn virSetErrorFunc(*mut c_void, Option<unsafe extern "C" fn(*mut c_void, *mut VirError)>);
+    fn virGetLastError() -> *mut VirError;
     fn virEventRegisterDefaultImpl() -> c_int;
     fn virEventRunDefaultImpl() -> c_int;
     fn virConnectOpen(*const c_char) -> Object;
@@ -121,7 +121,7 @@ functions! {
 
 /// `virError`, up to the last field that is read.
 #[repr(C)]
-pub(super) struct Said {
+pub(super) struct VirError {
     pub(super) code: c_int,
     pub(super) domain: c_int,
     pub(super) message: *const c_char,

@@ -34,7 +34,8 @@ pub(crate) fn differences(running: &HardwareElement, defined: &HardwareElement) 
     let (running, defined) = (grouped(&devices(running)), grouped(&devices(defined)));
     let places: BTreeSet<_> = running.keys().chain(defined.keys()).collect();
     for place in places {
-        let of = |all: &BTreeMap<Place, Vec<HardwareElement>>| all.get(place).cloned().unwrap_or_default();
+        let of =
+            |all: &BTreeMap<DeviceName, Vec<HardwareElement>>| all.get(place).cloned().unwrap_or_default();
         let (now, then) = (of(&running), of(&defined));
         match (place.0.as_str(), now.as_slice(), then.as_slice()) {
             // One that is in one of them alone is reported by its name, with its image or its network.
@@ -123,16 +124,16 @@ fn without(mut lines: Vec<String>, others: &[String]) -> Vec<String> {
 
 /// A kind of device, and the name of one where it has any.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place(String, String);
+struct DeviceName(String, String);
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for DeviceName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self(kind, name) = self;
         if name.is_empty() { f.write_str(kind) } else { write!(f, "{kind} {name}") }
     }
 }
 
-fn grouped(devices: &[HardwareElement]) -> BTreeMap<Place, Vec<HardwareElement>> {
+fn grouped(devices: &[HardwareElement]) -> BTreeMap<DeviceName, Vec<HardwareElement>> {
     let mut groups = BTreeMap::<_, Vec<HardwareElement>>::new();
     // Buses come and go with their devices.
     for device in devices.iter().filter(|device| !device.is_pci_bus()) {
@@ -141,13 +142,16 @@ fn grouped(devices: &[HardwareElement]) -> BTreeMap<Place, Vec<HardwareElement>>
             "interface" => device.mac().map(str::to_ascii_lowercase),
             _ => None,
         };
-        groups.entry(Place(device.name.clone(), name.unwrap_or_default())).or_default().push(device.clone());
+        groups
+            .entry(DeviceName(device.name.clone(), name.unwrap_or_default()))
+            .or_default()
+            .push(device.clone());
     }
     groups
 }
 
 /// Interfaces and disks are compared elsewhere; drives are not.
-fn is_told(place: &Place, now: &[HardwareElement], then: &[HardwareElement]) -> bool {
+fn is_told(place: &DeviceName, now: &[HardwareElement], then: &[HardwareElement]) -> bool {
     let mut kinds = now.iter().chain(then).map(|device| device.attribute("device"));
     place.0 == "interface" || kinds.all(|kind| matches!(kind, None | Some("disk" | "lun")))
 }

@@ -169,7 +169,8 @@ proptest! {
         let characters: Vec<char> = text.chars().collect();
         let at = at.min(characters.len());
         let end = (at + cut).min(characters.len());
-        let broken: String = characters[..at].iter().copied().chain(put.chars()).chain(characters[end..].iter().copied()).collect();
+        let (before, after) = (characters[..at].iter().copied(), characters[end..].iter().copied());
+        let broken: String = before.chain(put.chars()).chain(after).collect();
         sort(&broken).ok();
         DomainXml::read(&broken).ok();
     }

@@ -43,7 +43,7 @@ struct SignatureField {
 }
 
 #[derive(Serialize)]
-struct Whole<'a, R> {
+struct SignedForm<'a, R> {
     #[serde(flatten)]
     report: &'a R,
     signature: SignatureField,
@@ -72,15 +72,15 @@ pub enum InvalidSignature {
     Damaged(&'static str),
     #[error("the signature does not fit: what was signed was changed, or the signature or the key was")]
     Signature,
-    #[error("the report was changed after it was signed: what can be read at {} is not what was signed", Place(.0))]
+    #[error("the report was changed after it was signed: what can be read at {} is not what was signed", JsonPath(.0))]
     Changed(String),
     #[error("it is signed by another key: {0}")]
     OtherKey(Box<PublicKey>),
 }
 
-struct Place<'a>(&'a str);
+struct JsonPath<'a>(&'a str);
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for JsonPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_empty() { "/" } else { self.0 })
     }
@@ -99,7 +99,7 @@ pub fn sign(key: &ReportKey, report: &impl Serialize) -> Result<SignedJson, serd
         signature: hex::encode(&bytes.to_bytes()),
         payload: STANDARD.encode(&payload),
     };
-    let json = serde_json::to_string_pretty(&Whole { report, signature })?;
+    let json = serde_json::to_string_pretty(&SignedForm { report, signature })?;
     Ok(SignedJson { json, digest, key: key.public() })
 }
 
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_to_break_it_is_told_apart() {
+    fn each_way_to_break_it_has_its_own_error() {
         let (_, signed) = sample();
         let value: Value = serde_json::from_str(&signed.json).unwrap();
         let with = |change: &dyn Fn(&mut Value)| {

@@ -12,7 +12,7 @@ use warmd_schedules::rules::LastPass;
 
 /// Records when the last pass was first seen.
 #[derive(Debug, Default)]
-pub(super) struct Steady(Mutex<Option<Anchor>>);
+pub(super) struct MonotonicPass(Mutex<Option<Anchor>>);
 
 #[derive(Clone, Copy, Debug)]
 struct Anchor {
@@ -28,9 +28,9 @@ struct Anchor {
 /// The difference of two clocks read one after the other that does not mean a set clock.
 pub(super) const SLEW: TimeDelta = TimeDelta::seconds(1);
 
-impl Steady {
+impl MonotonicPass {
     /// The same pass, at times relative to the wall clock at `now`.
-    pub(super) fn told(&self, last: LastPass, now: DateTime<Utc>) -> LastPass {
+    pub(super) fn at_wall_clock(&self, last: LastPass, now: DateTime<Utc>) -> LastPass {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut anchor = match *kept {
             Some(anchor) if anchor.ended == last.ended => anchor,
@@ -44,14 +44,14 @@ impl Steady {
         };
         let elapsed = TimeDelta::from_std(anchor.seen.elapsed()).unwrap_or_default();
         let past = anchor.before.checked_add(&elapsed).unwrap_or(anchor.before);
-        let steady = now.checked_sub_signed(past).unwrap_or(last.ended);
-        let back = (last.ended - steady).max(TimeDelta::zero());
+        let monotonic_pass = now.checked_sub_signed(past).unwrap_or(last.ended);
+        let back = (last.ended - monotonic_pass).max(TimeDelta::zero());
         // Found once, and kept: else each call would give times that differ by microseconds.
         if (back - anchor.back).abs() >= SLEW {
             anchor.back = back;
         }
         *kept = Some(anchor);
-        let ended = last.ended.checked_sub_signed(anchor.back).unwrap_or(steady);
+        let ended = last.ended.checked_sub_signed(anchor.back).unwrap_or(monotonic_pass);
         let took = (last.ended - last.snapshot).max(TimeDelta::zero());
         LastPass { snapshot: ended.checked_sub_signed(took).unwrap_or(ended), ended }
     }
@@ -69,28 +69,28 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_is_set_makes_no_interval_longer_to_wait_for() {
-        let (steady, last) = (Steady::default(), LastPass { snapshot: at(-2), ended: at(0) });
+        let (monotonic_pass, last) = (MonotonicPass::default(), LastPass { snapshot: at(-2), ended: at(0) });
         let minutes = |minutes| tokio::time::sleep(Duration::from_mins(minutes));
-        assert_eq!(steady.told(last, at(1)), last);
+        assert_eq!(monotonic_pass.at_wall_clock(last, at(1)), last);
         minutes(9).await;
-        assert_eq!(steady.told(last, at(10)), last, "nothing was set");
+        assert_eq!(monotonic_pass.at_wall_clock(last, at(10)), last, "nothing was set");
         // Two days back: ten minutes ago stays ten minutes ago, and the count continues.
         let day = 24 * 60;
-        let told = steady.told(last, at(10 - 2 * day));
+        let told = monotonic_pass.at_wall_clock(last, at(10 - 2 * day));
         assert_eq!(told, LastPass { snapshot: at(-2 - 2 * day), ended: at(-2 * day) });
         minutes(5).await;
-        assert_eq!(steady.told(last, at(15 - 2 * day)).ended, at(-2 * day));
+        assert_eq!(monotonic_pass.at_wall_clock(last, at(15 - 2 * day)).ended, at(-2 * day));
         // And forward again; further than it was, as after a sleep of the host, the pass is as old as the
         // clock says.
-        assert_eq!(steady.told(last, at(15)), last);
-        assert_eq!(steady.told(last, at(day)), last);
+        assert_eq!(monotonic_pass.at_wall_clock(last, at(15)), last);
+        assert_eq!(monotonic_pass.at_wall_clock(last, at(day)), last);
         // After a restart the clock's changes are unknown: the wait begins once, and is not extended.
-        let anew = Steady::default();
-        assert_eq!(anew.told(last, at(-day)).ended, at(-day));
+        let anew = MonotonicPass::default();
+        assert_eq!(anew.at_wall_clock(last, at(-day)).ended, at(-day));
         minutes(3).await;
-        assert_eq!(anew.told(last, at(3 - day)).ended, at(-day));
+        assert_eq!(anew.at_wall_clock(last, at(3 - day)).ended, at(-day));
         // Another pass starts a new count.
         let next = LastPass { snapshot: at(3 - day), ended: at(4 - day) };
-        assert_eq!(anew.told(next, at(4 - day)), next);
+        assert_eq!(anew.at_wall_clock(next, at(4 - day)), next);
     }
 }

@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_others_can_read_or_that_is_broken_is_refused_and_left() {
+    fn exposed_or_broken_key_is_refused_and_kept() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(KEY_FILE);
         load_or_make(dir.path()).unwrap();

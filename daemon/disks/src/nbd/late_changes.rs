@@ -33,7 +33,7 @@ const MOST: usize = 1024;
 
 /// The changes of one export.
 #[derive(Debug, Default)]
-pub(super) struct Astray {
+pub(super) struct LateChanges {
     inner: Mutex<Inner>,
     answered: Notify,
 }
@@ -49,15 +49,15 @@ struct Inner {
 
 /// Changes that a server owes answers to. The rest counts as lost when this value is dropped.
 #[derive(Debug)]
-pub(super) struct Debt {
-    astray: Arc<Astray>,
+pub(super) struct OwedAnswers {
+    late_changes: Arc<LateChanges>,
     owed: Vec<u64>,
 }
 
-impl Astray {
+impl LateChanges {
     /// Those of the export that `options` name, the same for all disks of this process that do.
     pub(super) fn of(options: &NbdOptions) -> Arc<Self> {
-        static EXPORTS: Mutex<BTreeMap<String, Arc<Astray>>> = Mutex::new(BTreeMap::new());
+        static EXPORTS: Mutex<BTreeMap<String, Arc<LateChanges>>> = Mutex::new(BTreeMap::new());
         let name = format!("{} {}", options.address, options.export);
         let mut exports = EXPORTS.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(exports.entry(name).or_default())
@@ -77,7 +77,7 @@ impl Astray {
     }
 
     /// Changes whose connection is abandoned, before their callers learn of it.
-    pub(super) fn owe(self: &Arc<Self>, changes: impl Iterator<Item = (u64, u64)>) -> Debt {
+    pub(super) fn owe(self: &Arc<Self>, changes: impl Iterator<Item = (u64, u64)>) -> OwedAnswers {
         let mut inner = self.inner();
         let mut owed = Vec::new();
         for (offset, length) in changes {
@@ -89,7 +89,7 @@ impl Astray {
             owed.push(id);
         }
         drop(inner);
-        Debt { astray: Arc::clone(self), owed }
+        OwedAnswers { late_changes: Arc::clone(self), owed }
     }
 
     /// Waits until the server owes nothing and lost changes have had time to be applied.
@@ -128,19 +128,19 @@ impl Astray {
     }
 }
 
-impl Debt {
+impl OwedAnswers {
     /// The server has answered the change that was named as the `index`th: it is finished.
     pub(super) fn answered(&self, index: usize) {
         if let Some(id) = self.owed.get(index) {
-            self.astray.inner().owed.remove(id);
+            self.late_changes.inner().owed.remove(id);
         }
-        self.astray.answered.notify_waiters();
+        self.late_changes.answered.notify_waiters();
     }
 }
 
-impl Drop for Debt {
+impl Drop for OwedAnswers {
     fn drop(&mut self) {
-        let mut inner = self.astray.inner();
+        let mut inner = self.late_changes.inner();
         for id in &self.owed {
             if let Some(extent) = inner.owed.remove(id) {
                 inner.lost.push((extent, Instant::now()));
@@ -148,7 +148,7 @@ impl Drop for Debt {
         }
         inner.fold();
         drop(inner);
-        self.astray.answered.notify_waiters();
+        self.late_changes.answered.notify_waiters();
     }
 }
 
@@ -178,40 +178,40 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_opened_while_an_answer_is_owed() {
-        let astray = Arc::new(Astray::default());
-        let debt = astray.owe([(0, 512), (4096, 512)].into_iter());
+        let late_changes = Arc::new(LateChanges::default());
+        let debt = late_changes.owe([(0, 512), (4096, 512)].into_iter());
         debt.answered(0);
-        let error = astray.settled(Duration::from_secs(30)).await.unwrap_err();
+        let error = late_changes.settled(Duration::from_secs(30)).await.unwrap_err();
         assert_eq!(error.kind(), warmd_cbt::disk::ErrorKind::Timeout, "{error}");
         debt.answered(1);
         drop(debt);
         let before = Instant::now();
-        astray.settled(Duration::from_secs(30)).await.unwrap();
+        late_changes.settled(Duration::from_secs(30)).await.unwrap();
         assert_eq!(before.elapsed(), Duration::ZERO, "all was answered");
-        assert!(astray.suspects().is_empty());
+        assert!(late_changes.suspects().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_never_answered_is_suspect_for_an_hour() {
-        let astray = Arc::new(Astray::default());
-        let debt = astray.owe([(0, 512), (4096, 512)].into_iter());
+        let late_changes = Arc::new(LateChanges::default());
+        let debt = late_changes.owe([(0, 512), (4096, 512)].into_iter());
         debt.answered(0);
         drop(debt);
         let before = Instant::now();
-        astray.settled(Duration::from_secs(30)).await.unwrap();
+        late_changes.settled(Duration::from_secs(30)).await.unwrap();
         assert_eq!(before.elapsed(), SETTLE);
-        assert_eq!(astray.suspects(), [extent(4096, 512)]);
+        assert_eq!(late_changes.suspects(), [extent(4096, 512)]);
         tokio::time::advance(SUSPECT).await;
-        assert!(astray.suspects().is_empty());
+        assert!(late_changes.suspects().is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_an_earlier_process_may_have_sent_is_suspect_once() {
-        let astray = Arc::new(Astray::default());
-        astray.begin(1 << 20, true);
-        astray.begin(1 << 20, true);
-        assert_eq!(astray.suspects(), [extent(0, 1 << 20)]);
-        let fresh = Arc::new(Astray::default());
+        let late_changes = Arc::new(LateChanges::default());
+        late_changes.begin(1 << 20, true);
+        late_changes.begin(1 << 20, true);
+        assert_eq!(late_changes.suspects(), [extent(0, 1 << 20)]);
+        let fresh = Arc::new(LateChanges::default());
         fresh.begin(1 << 20, false);
         fresh.begin(1 << 20, true);
         assert!(fresh.suspects().is_empty(), "this process has prepared it");
@@ -219,8 +219,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_list_of_lost_changes_stays_short() {
-        let astray = Arc::new(Astray::default());
-        drop(astray.owe((0..=MOST as u64).map(|n| (n * 8192, 512))));
-        assert_eq!(astray.suspects(), [extent(0, MOST as u64 * 8192 + 512)]);
+        let late_changes = Arc::new(LateChanges::default());
+        drop(late_changes.owe((0..=MOST as u64).map(|n| (n * 8192, 512))));
+        assert_eq!(late_changes.suspects(), [extent(0, MOST as u64 * 8192 + 512)]);
     }
 }
