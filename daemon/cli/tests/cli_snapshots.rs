@@ -129,7 +129,7 @@ fn without_ids(line: &str) -> String {
 
 fn running(yesterday: DateTime<Utc>) -> MigrationView {
     let mut view = cases::syncing(2, DATABASE);
-    view.plan = "nightly-production-wave-17".to_owned();
+    "nightly-production-wave-17".clone_into(&mut view.plan);
     for disk in &mut view.disks {
         disk.location =
             format!("/srv/storage/pool-of-fast-disks/warmd/019351aa/{DATABASE}/{}.raw", disk.key.0);
@@ -309,8 +309,8 @@ async fn shown() -> Shown {
         ),
     ];
     let mut vms = cases::vms();
-    vms[0].name = DATABASE.to_owned();
-    vms[1].name = LONG.to_owned();
+    DATABASE.clone_into(&mut vms[0].name);
+    LONG.clone_into(&mut vms[1].name);
     vms[1]
         .warnings
         .push("vdb is on /var/lib/libvirt/images, where 1 GiB is free: a snapshot needs 4 GiB".to_owned());

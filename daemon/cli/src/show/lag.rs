@@ -42,9 +42,10 @@ mod tests {
 
     #[test]
     fn the_lag_is_since_the_last_pass_that_ended_well_began() {
+        use MigrationState as S;
+
         let at = |second: i64| Some(Timestamp { seconds: 1_795_342_560 + second, nanos: 0 });
         let now = DateTime::from_timestamp(1_795_342_560 + 200, 0).unwrap();
-        use MigrationState as S;
         let told = |state: MigrationState, kind: PassKind, ended, error: Option<&str>| {
             let error = error.map(str::to_owned);
             let pass = Pass { number: 3, kind: kind.into(), started: at(0), ended, error, ..Pass::default() };

@@ -302,7 +302,7 @@ impl Storage {
             match self.place(owner, spec)? {
                 WantedLocation::Own(path) => remove_unused(path, doing).await?,
                 WantedLocation::Path(path) => {
-                    self.give_up(owner, &path.display().to_string(), &doing).await?
+                    self.give_up(owner, &path.display().to_string(), &doing).await?;
                 }
                 WantedLocation::Nbd(uri) => self.give_up(owner, &uri, &doing).await?,
             }
