@@ -256,6 +256,8 @@ fn syncing() -> Value {
                 },
             ],
             "daemon_cpu": "1.500s",
+            "snapshot_made": null,
+            "snapshot_removed": null,
         },
         "left_behind": [],
         "next_pass": null,

@@ -280,12 +280,13 @@ impl Context {
         *self.cutover.lock().unwrap_or_else(PoisonError::into_inner) = cutover;
     }
 
-    /// Changes the cutover record, durably.
-    pub async fn remember(&self, change: impl FnOnce(&mut CutoverRecord)) -> Result<(), StoreError> {
+    /// Changes the cutover record, durably. A step that is saved meanwhile (a rollback that is accepted) has
+    /// changed the record too: the change is made to what the record is by then.
+    pub async fn remember(&self, change: impl Fn(&mut CutoverRecord)) -> Result<(), StoreError> {
         let mut cutover = self.cutover();
         change(&mut cutover);
-        self.store.save_cutover(self.id, cutover.clone()).await?;
-        self.set_cutover(cutover);
+        self.store.save_cutover(self.id, cutover).await?;
+        change(&mut self.cutover.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(())
     }
 

@@ -6,9 +6,9 @@
 //! the state, not endpoints, not gRPC, not metrics.
 //!
 //! ```text
-//! PassOrder ─▶ audit ─▶ drain ─▶ verify                    in the daemon: the ledger itself
-//!                 └──────┴─▶ PassEvent                      in a mover: a replica (ordered_ledger), whose changes
-//!                                                           the daemon commits (ledger_keeper)
+//! PassOrder ─▶ audit ─▶ drain ─▶ verify           in the daemon: the ledger itself
+//!                 └──────┴─▶ PassEvent            in a mover: a replica (ordered_ledger), whose
+//!                                                 changes the daemon commits (ledger_keeper)
 //! ```
 #![forbid(unsafe_code)]
 

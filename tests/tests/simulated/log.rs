@@ -86,5 +86,5 @@ async fn every_line_that_is_written_for_a_migration_has_its_id() {
     {
         assert!(calls.contains_key(call), "{call} is not in {calls:?}");
     }
-    assert!(calls.contains_key("warmd_migration::driver"), "{calls:?}");
+    assert!(calls.contains_key("warmd_migration::driver::saving"), "{calls:?}");
 }

@@ -107,7 +107,7 @@ fn a_plan_is_refused_while_others_have_snapshots() {
 }
 
 #[test]
-fn a_vm_that_moves_counts_at_its_new_host_and_its_snapshots_are_measured() {
+fn moved_vm_counts_at_its_new_host_and_snapshots_are_measured() {
     run(|dir| {
         let mut this = Move::new(dir)?;
         this.daemon.start()?;
