@@ -280,14 +280,20 @@ impl Context {
         *self.cutover.lock().unwrap_or_else(PoisonError::into_inner) = cutover;
     }
 
-    /// Changes the cutover record, durably. A step that is saved meanwhile (a rollback that is accepted) has
-    /// changed the record too: the change is made to what the record is by then.
+    /// Changes the cutover record, durably: the record is exactly what is saved. A step that is saved meanwhile
+    /// (a rollback that is accepted) changes the record too; then the change is made to that one, and saved again.
     pub async fn remember(&self, change: impl Fn(&mut CutoverRecord)) -> Result<(), StoreError> {
-        let mut cutover = self.cutover();
-        change(&mut cutover);
-        self.store.save_cutover(self.id, cutover).await?;
-        change(&mut self.cutover.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok(())
+        loop {
+            let before = self.cutover();
+            let mut after = before.clone();
+            change(&mut after);
+            self.store.save_cutover(self.id, after.clone()).await?;
+            let mut now = self.cutover.lock().unwrap_or_else(PoisonError::into_inner);
+            if *now == before {
+                *now = after;
+                return Ok(());
+            }
+        }
     }
 
     /// The disk's ledger. One for the daemon's life: it prevents a new pass from starting before the last

@@ -174,11 +174,12 @@ impl Control for Manager {
 
     async fn migration(&self, key: &str) -> Result<MigrationView, ControlError> {
         let id = self.find_migration(key).await?;
-        if let Some(handle) = self.handle(id) {
-            return Ok(handle.view());
-        }
+        // First: as long as requests are refused for that reason, it is shown so.
         if let Some(unreadable) = self.unreadable(id) {
             return Ok(unreadable.view());
+        }
+        if let Some(handle) = self.handle(id) {
+            return Ok(handle.view());
         }
         restore::view(&self.store, &self.row(id).await?).await.map_err(internal)
     }

@@ -7,7 +7,7 @@ use warmd_core::model::plan::snapshots::SnapshotPolicy;
 use crate::{
     client::{Client, Patience},
     error::{During as _, Kind, Result, VsphereError},
-    inventory::{ServerInventory, Vm},
+    inventory::{Connection, ServerInventory, Vm},
     settings::Settings,
     soap::MoRef,
     vim::{About, server},
@@ -89,11 +89,22 @@ impl Vsphere {
             return Ok(found);
         }
         let vms = self.inventory.vms().await.during(context)?;
-        let found = vms.into_iter().find(|vm| vm.instance_uuid.as_deref() == Some(id));
-        found.map(|vm| vm.of).ok_or_else(|| {
-            let why = "the server has no VM with this instance UUID";
-            VsphereError::new(Kind::NotFound, context(), why)
-        })
+        if let Some(found) = vms.iter().find(|vm| vm.instance_uuid.as_deref() == Some(id)) {
+            return Ok(found.of.clone());
+        }
+        // Of such a VM the server does not know the UUID: it may be this one.
+        let unknown = vms.iter().find(|vm| {
+            vm.instance_uuid.is_none() || !matches!(vm.connection, None | Some(Connection::Connected))
+        });
+        if let Some(vm) = unknown {
+            let why = format!(
+                "the server does not reach {}, which may be this VM: see that its host and datastore answer",
+                vm.name
+            );
+            return Err(VsphereError::new(Kind::Unreachable, context(), why));
+        }
+        let why = "the server has no VM with this instance UUID";
+        Err(VsphereError::new(Kind::NotFound, context(), why))
     }
 
     /// Ends the session.

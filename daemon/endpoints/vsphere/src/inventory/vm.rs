@@ -193,6 +193,12 @@ impl Vm {
         format!("{}/{}", self.folder, self.name)
     }
 
+    /// A backing UUID that two of its disks have: one was copied as a file. They cannot be told apart.
+    pub fn shared_uuid(&self) -> Option<&str> {
+        let mut seen = std::collections::BTreeSet::new();
+        self.disks.iter().filter_map(|disk| disk.uuid.as_deref()).find(|uuid| !seen.insert(*uuid))
+    }
+
     /// The disk with this backing UUID.
     pub fn disk(&self, uuid: &str) -> Option<&VirtualDisk> {
         self.disks.iter().find(|disk| disk.uuid.as_deref() == Some(uuid))

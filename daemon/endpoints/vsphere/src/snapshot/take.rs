@@ -45,6 +45,8 @@ impl VmSnapshotRequest {
 }
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often a server is asked for a snapshot whose call got no answer.
+const LOOKS: u32 = 3;
 
 /// The privileges on the VM that a pass needs, until its snapshot is removed.
 const READ: [&str; 4] = [
@@ -61,7 +63,7 @@ impl Vsphere {
         let context = || format!("VM {}: taking a snapshot", request.vm.id);
         let result = self.make(request).await.during(context);
         if let Err(error) = &result
-            && error.kind != Kind::NotFound
+            && !error.is_gone()
             && let Err(also) = self.end_snapshots(&request.vm, &request.owner).await
         {
             tracing::warn!(vm = %request.vm, error = %also, "what a failed snapshot may have left is looked at later");
@@ -172,11 +174,17 @@ impl Vsphere {
     /// The snapshot that a call made whose answer was lost, once no task runs on the VM.
     async fn adopt(&self, vm: &MoRef, owner: &Owner, within: Duration) -> Result<Option<MoRef>> {
         let deadline = Instant::now() + within;
+        let mut looks = 0;
         loop {
             match self.idle(vm).await {
                 Ok(vm) => {
                     let own = vm.snapshots.iter().find(|node| owner.has_made(node));
-                    return Ok(own.map(|node| node.of.clone()));
+                    looks += 1;
+                    // The server may carry out a call some time after the connection was lost.
+                    if own.is_some() || looks == LOOKS {
+                        return Ok(own.map(|node| node.of.clone()));
+                    }
+                    sleep(LOOK_AGAIN).await;
                 }
                 Err(error)
                     if matches!(error.kind, Kind::Unreachable | Kind::Timeout)

@@ -157,6 +157,14 @@ fn tools(tools: Tools) -> &'static str {
     }
 }
 
+/// Why a VM with two disks of one backing UUID is not copied.
+pub(super) fn same_uuid(uuid: &str) -> String {
+    format!(
+        "two of its disks have the same UUID {uuid}, and cannot be told apart: give one of them another UUID \
+         (vmkfstools -J setuuid), or remove it"
+    )
+}
+
 /// What stands in the way, or is to be known before.
 pub(super) fn objections(vm: &Vm, starters: &Starters, settings: &Settings) -> Vec<Objection> {
     let may_track = settings.enable_change_tracking;
@@ -172,6 +180,9 @@ pub(super) fn objections(vm: &Vm, starters: &Starters, settings: &Settings) -> V
                 format!("{}: it is encrypted, and is written in plain text", disk.label),
             );
         }
+    }
+    if let Some(uuid) = vm.shared_uuid() {
+        object(Rule::DiskUnsupported, same_uuid(uuid));
     }
     if vm.encrypted {
         object(Rule::EncryptionLost, "the VM is encrypted, and its copy is not".to_owned());

@@ -14,10 +14,14 @@ use crate::{
     vim::server,
 };
 
-use super::{VsphereSource, describe::disk_key};
+use super::{
+    VsphereSource,
+    describe::{disk_key, same_uuid},
+};
 
 /// What is done from the stop on.
-const PRIVILEGES: [&str; 6] = [
+const PRIVILEGES: [&str; 7] = [
+    "VirtualMachine.Config.Annotation",
     "VirtualMachine.State.CreateSnapshot",
     "VirtualMachine.State.RemoveSnapshot",
     "VirtualMachine.Interact.PowerOff",
@@ -53,6 +57,9 @@ fn check(vm: &Vm, disks: &[DiskKey]) -> Result<(), (SourceErrorKind, String)> {
     if vm.consolidation_needed {
         let why = "its disks need consolidation: in vSphere, Snapshots, Consolidate";
         return Err((SourceErrorKind::Blocked, why.to_owned()));
+    }
+    if let Some(uuid) = vm.shared_uuid() {
+        return Err((SourceErrorKind::Refused, same_uuid(uuid)));
     }
     for key in disks {
         let Some(disk) = vm.disks.iter().find(|disk| disk_key(disk) == *key) else {

@@ -172,15 +172,21 @@ impl Snapshot for VsphereSnapshot {
         // It is removed whatever is found.
         let unchanged = if is_final { source.vsphere.is_unchanged(&taken).await } else { Ok(()) };
         let turn = source.turns.at_once();
-        let took = source.vsphere.release(&taken).await?;
+        let removed = source.vsphere.release(&taken).await;
         drop(turn);
-        tracing::info!(%vm, ?took, "a snapshot was removed, and its disks consolidated");
-        unchanged?;
-        if is_final && source.vsphere.power(&taken.vm).await? != Power::Off {
-            let why = "it was started while its disks were read at rest: shut it down before going on";
-            let context = format!("VM {vm}: ending the snapshot");
-            return Err(SourceError::new(SourceErrorKind::Refused, context, why));
+        if is_final {
+            // Before anything else is said: what was read is final only if the VM is known to have been off.
+            let context = || format!("VM {vm}: ending the snapshot of its final state");
+            let refused = |why| SourceError::new(SourceErrorKind::Refused, context(), why);
+            unchanged.map_err(|error| refused(error.to_string()))?;
+            let power = source.vsphere.power(&taken.vm).await.map_err(|error| refused(error.to_string()))?;
+            if power != Power::Off {
+                let why = "it was started while its disks were read at rest: shut it down before going on";
+                return Err(refused(why.to_owned()));
+            }
         }
+        let took = removed?;
+        tracing::info!(%vm, ?took, "a snapshot was removed, and its disks consolidated");
         Ok(())
     }
 }

@@ -58,11 +58,17 @@ impl AutoStart {
 /// What the host does with the VM.
 pub async fn autostart(client: &Client, host: &MoRef, vm: &MoRef) -> Result<AutoStart> {
     let found = properties::read_properties(client, host, &["configManager.autoStartManager"]).await?;
+    if let Some(error) = found.unread("configManager.autoStartManager") {
+        return Err(error);
+    }
     let manager = found.moref("configManager.autoStartManager").ok_or_else(|| {
         let why = "the host has no list of VMs that it starts";
         VsphereError::new(Kind::NotFound, format!("{host}: looking what it starts"), why)
     })?;
     let config = properties::read_properties(client, &manager, &["config"]).await?;
+    if let Some(error) = config.unread("config") {
+        return Err(error);
+    }
     Ok(read(manager, config.get("config"), vm))
 }
 

@@ -75,6 +75,12 @@ impl Object {
         self.missing.iter().any(|(_, fault)| fault.kind == FaultKind::NotAuthenticated)
     }
 
+    /// Why the property, or one that it is part of, could not be read: then nothing is known of it.
+    pub fn unread(&self, name: &str) -> Option<VsphereError> {
+        let above = |path: &str| name == path || name.starts_with(&format!("{path}."));
+        self.missing.iter().any(|(path, _)| above(path)).then(|| self.lacks(name))
+    }
+
     fn lacks(&self, name: &str) -> VsphereError {
         let context = format!("{}: reading `{name}`", self.of);
         let above = |path: &str| name == path || name.starts_with(&format!("{path}."));
