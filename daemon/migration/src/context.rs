@@ -280,8 +280,9 @@ impl Context {
         *self.cutover.lock().unwrap_or_else(PoisonError::into_inner) = cutover;
     }
 
-    /// Changes the cutover record, durably: the record is exactly what is saved. A step that is saved meanwhile
-    /// (a rollback that is accepted) changes the record too; then the change is made to that one, and saved again.
+    /// Changes the cutover record, durably: the record is exactly what is saved. A step that is saved
+    /// meanwhile (a rollback that is accepted) changes the record too; then the change is made to that one,
+    /// and saved again.
     pub async fn remember(&self, change: impl Fn(&mut CutoverRecord)) -> Result<(), StoreError> {
         loop {
             let before = self.cutover();
