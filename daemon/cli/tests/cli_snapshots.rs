@@ -438,7 +438,7 @@ async fn a_cutover_that_is_followed_says_each_phase() {
         verification: Some(VerificationView { total, checked, ..cases::verification(None) }),
         ..cutting(&Phase::ALL[..4])
     };
-    // Two steps of the same stage are told once a second: a busy machine must not make one line two.
+    // Progress within a stage is printed at most once a second; without any, a busy machine prints the same.
     let steps = vec![cutting(&Phase::ALL[..1]), cutting(&Phase::ALL[..2]), verify(0, 0), done()];
     let control = FakeControl::new([cases::synced(1, "web-1")]).script(&Request::cutover(), steps);
     let shown = Shown { served: Served::start(control).await, yesterday: yesterday() };

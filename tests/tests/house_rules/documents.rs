@@ -35,9 +35,7 @@ fn phases_are_those_of_the_documents() {
     let cutover = document("daemon/docs/cutover.md");
     let section = cutover.split("\n## ").find(|section| section.starts_with("Phases")).unwrap_or_default();
     assert_eq!(first_column(section), phases, "the table of phases in daemon/docs/cutover.md");
-    let glossary = document("daemon/docs/glossary.md");
-    let listed: Vec<_> = first_column(&glossary).into_iter().filter(|term| phases.contains(term)).collect();
-    assert_eq!(listed, phases, "the rows of daemon/docs/glossary.md");
+    // A test beside the list of phases holds those of the glossary, with their summaries.
     let all = phases.join(", ");
     assert!(document("daemon/docs/hooks.md").contains(&all), "daemon/docs/hooks.md does not list {all}");
 }

@@ -78,16 +78,17 @@ impl Object {
     /// Why the property, or one that it is part of, could not be read: then nothing is known of it.
     pub fn unread(&self, name: &str) -> Option<VsphereError> {
         let above = |path: &str| name == path || name.starts_with(&format!("{path}."));
-        self.missing.iter().any(|(path, _)| above(path)).then(|| self.lacks(name))
+        let (_, fault) = self.missing.iter().find(|(path, _)| above(path))?;
+        Some(VsphereError::of_fault(self.reading(name), fault.clone()))
     }
 
     fn lacks(&self, name: &str) -> VsphereError {
-        let context = format!("{}: reading `{name}`", self.of);
-        let above = |path: &str| name == path || name.starts_with(&format!("{path}."));
-        match self.missing.iter().find(|(path, _)| above(path)) {
-            Some((_, fault)) => VsphereError::of_fault(context, fault.clone()),
-            None => VsphereError::failed(context, "the server gives no such property"),
-        }
+        let absent = || VsphereError::failed(self.reading(name), "the server gives no such property");
+        self.unread(name).unwrap_or_else(absent)
+    }
+
+    fn reading(&self, name: &str) -> String {
+        format!("{}: reading `{name}`", self.of)
     }
 }
 
