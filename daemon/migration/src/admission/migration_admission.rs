@@ -144,11 +144,16 @@ async fn follow_host(context: &Context) {
     *lock(&admissions.places) = places;
 }
 
-/// Waits until admitted, and shows the reason; an error if stopped before.
+/// Waits until admitted at the VM's host, and shows the reason; an error if stopped before.
 pub(super) async fn wait(context: &Context, what: For, stop: &StopSignal) -> Result<Admission, WorkError> {
+    unless_stopped(stop, follow_host(context)).await?;
+    admitted(context, what, stop).await
+}
+
+/// The same, for a VM whose host was just looked at: free quotas admit at once.
+async fn admitted(context: &Context, what: For, stop: &StopSignal) -> Result<Admission, WorkError> {
     let admissions = &context.admissions;
     loop {
-        unless_stopped(stop, follow_host(context)).await?;
         let mut asked = admissions.gate.ask(|id| job(context, what, id));
         if asked.is_granted() {
             return Ok(asked.admission);
@@ -253,9 +258,11 @@ pub(in super::super) async fn enter(
     }
     let admission = match needed {
         PhaseAdmission::Wait => {
+            // Not in the race with the window: a cutover that quotas admit at once goes on.
+            unless_stopped(stop, follow_host(context)).await?;
             tokio::select! {
                 biased;
-                admission = wait(context, For::Cutover, stop) => admission?,
+                admission = admitted(context, For::Cutover, stop) => admission?,
                 () = window_closed(context) => return Err(not_admitted()),
             }
         }
