@@ -365,17 +365,25 @@ async fn audit_all(
         let audited = Audited { row: &disk.row, ledger: &disk.ledger, disk_pass };
         audit::run_audit(context, (audit, &order.settings), snapshot, &audited, stop).await.map(Some)
     });
-    let mut audited = Vec::with_capacity(disks.len());
+    let (mut audited, mut failed) = (Vec::with_capacity(disks.len()), None);
     for (disk, found) in disks.iter().zip(join_all(audits).await) {
-        let (audit, next) = found?.map_or((None, disk.row.audit_cursor), |(view, next)| (Some(view), next));
+        let found = match found {
+            Ok(found) => found,
+            Err(error) => {
+                failed = failed.or(Some(error));
+                continue;
+            }
+        };
+        let (audit, next) = found.map_or((None, disk.row.audit_cursor), |(view, next)| (Some(view), next));
         let (key, pending) = (disk.row.key.clone(), disk.ledger.pending_bytes().0);
         audited.push(DiskAudit { key, audit, pending, next });
     }
     let is_fault =
         |audited: &&DiskAudit| audited.audit.as_ref().is_some_and(|view| view.mismatched_bytes > 0);
     let found = audited.iter().filter(is_fault).map(|_| 1).sum();
+    // Also if an audit failed: the others' results are shown.
     observers.observe(&PassEvent::Audited(audited)).await?;
-    Ok(found)
+    failed.map_or(Ok(found), Err)
 }
 
 /// Opens all disks on both sides, and drains them. If a disk fails, `failed` says which part of it.
