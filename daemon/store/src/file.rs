@@ -69,34 +69,29 @@ pub(super) fn open_file(file: &Path, upgrades: &[Upgrade]) -> Result<Connection,
     } else {
         create(file, upgrades)?;
     }
-    let database = |what| move |cause| OpenError::Database { what, file: file.to_owned(), cause };
-    let mut connection = Connection::open_with_flags(file, flags(OpenFlags::SQLITE_OPEN_READ_WRITE))
-        .map_err(database("open"))?;
-    settle(&connection).map_err(database("open"))?;
-    connection
-        .execute_batch(
-            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;
-             PRAGMA cache_size = -16384;",
-        )
-        .map_err(database("open"))?;
-    schema::upgrade(&mut connection, upgrades).map_err(|(from, cause)| OpenError::Upgrade {
-        file: file.to_owned(),
-        from,
-        cause,
-    })?;
-    Ok(connection)
+    let pragmas =
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA journal_size_limit = 67108864;
+                   PRAGMA cache_size = -16384;";
+    open_upgraded(file, OpenFlags::SQLITE_OPEN_READ_WRITE, pragmas, upgrades)
 }
 
 /// Opens a database in memory that lives as long as a connection to it. `file` names it as a URI of SQLite.
 pub(super) fn open_in_memory(file: &Path, upgrades: &[Upgrade]) -> Result<Connection, OpenError> {
-    let database = |what| move |cause| OpenError::Database { what, file: file.to_owned(), cause };
-    let access = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-    let mut connection = Connection::open_with_flags(file, flags(access) | OpenFlags::SQLITE_OPEN_URI)
-        .map_err(database("open"))?;
-    settle(&connection).map_err(database("open"))?;
-    connection
-        .execute_batch("PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF")
-        .map_err(database("open"))?;
+    let access =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_URI;
+    open_upgraded(file, access, "PRAGMA journal_mode = MEMORY; PRAGMA synchronous = OFF", upgrades)
+}
+
+fn open_upgraded(
+    file: &Path,
+    access: OpenFlags,
+    pragmas: &str,
+    upgrades: &[Upgrade],
+) -> Result<Connection, OpenError> {
+    let failed = |cause| OpenError::Database { what: "open", file: file.to_owned(), cause };
+    let mut connection = Connection::open_with_flags(file, flags(access)).map_err(failed)?;
+    settle(&connection).map_err(failed)?;
+    connection.execute_batch(pragmas).map_err(failed)?;
     schema::upgrade(&mut connection, upgrades).map_err(|(from, cause)| OpenError::Upgrade {
         file: file.to_owned(),
         from,
