@@ -206,7 +206,7 @@ fn product() -> Vec<PathBuf> {
 #[test]
 fn the_time_of_day_is_asked_of_the_clock_alone() {
     for (path, text) in product().iter().flat_map(|src| files(src)) {
-        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let code = source::without_tests(&text);
         // The screen of the command line shows the time; the simulation does not see it. vSphere's package
         // knows no other clock, and the simulation does not know it.
         let may = ["daemon/core/src/clock.rs", "daemon/cli/src", "daemon/endpoints/vsphere/src"];
@@ -224,9 +224,12 @@ fn product_has_no_code_for_tests() {
         ("clock::turn(", "daemon/core/src/clock.rs"),
         ("Store::in_memory(", "daemon/store/src/in_memory.rs"),
         ("open_intercepted(", "daemon/store/src/lib.rs"),
+        ("time::pause(", "nowhere"),
+        ("time::advance(", "nowhere"),
+        ("start_paused", "nowhere"),
     ];
     for (path, text) in product().iter().flat_map(|src| files(src)) {
-        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let code = source::without_tests(&text);
         let shown = path.display();
         for (nth, line) in code.lines().enumerate().map(|(nth, line)| (nth + 1, line.trim_start())) {
             let is_switch = line.contains("cfg") && line.contains("feature =");
@@ -307,7 +310,7 @@ fn files_stay_rooms_with_one_purpose() {
     let mut long = Vec::new();
     for folder in product().into_iter().chain([root().join("tests/src")]) {
         for (path, text) in files(&folder) {
-            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+            let code = source::without_tests(&text);
             if code.lines().count() > 500 {
                 long.push(format!("{}: {} lines without its tests", path.display(), code.lines().count()));
             }

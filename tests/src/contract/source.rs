@@ -17,7 +17,7 @@ use warmd_core::{
         id::{DiskKey, MigrationId, VmId},
         machine::PowerState,
     },
-    sources::{HowStopped, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceErrorKind},
+    sources::{HowStopped, ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind},
 };
 
 const MIB: u64 = 1 << 20;
@@ -77,7 +77,7 @@ impl Replica {
                     Extent::whole(disk.size()).into_iter().collect()
                 }
             };
-            found.read += read(&disk, &extents, &mut copy.bytes).await?;
+            found.read += read_extents(&disk, &extents, &mut copy.bytes).await?;
             let taken = snapshot.disks().iter().find(|taken| taken.key == copy.key);
             copy.anchor = Some(taken.context("a disk is not in the snapshot")?.mark.clone());
         }
@@ -105,7 +105,8 @@ impl Replica {
     }
 }
 
-async fn read(disk: &Arc<dyn ReadDisk>, extents: &[Extent], into: &mut [u8]) -> Result<u64> {
+/// Reads the extents into their places; returns their bytes.
+pub async fn read_extents(disk: &Arc<dyn ReadDisk>, extents: &[Extent], into: &mut [u8]) -> Result<u64> {
     let mut bytes = 0;
     for piece in extents.iter().flat_map(|extent| extent.split(MIB)) {
         let buffer = disk.read(piece.start(), Buffer::unpooled(piece.len().0 as usize)).await?;
@@ -114,6 +115,15 @@ async fn read(disk: &Arc<dyn ReadDisk>, extents: &[Extent], into: &mut [u8]) -> 
         bytes += piece.len().0;
     }
     Ok(bytes)
+}
+
+/// Checks that the source refused, for this kind of reason and with this word.
+pub fn assert_error<T>(result: Result<T, SourceError>, kind: SourceErrorKind, word: &str) -> Result<()> {
+    match result {
+        Err(error) if error.kind == kind && error.to_string().contains(word) => Ok(()),
+        Err(error) => bail!("not {kind:?} with {word:?}: {:?} {error}", error.kind),
+        Ok(_) => bail!("no error, where {kind:?} with {word:?} was due"),
+    }
 }
 
 /// All of the contract.

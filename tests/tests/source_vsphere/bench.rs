@@ -1,18 +1,17 @@
 //! A VM of the rig, a source that reads it, and a replica that is kept by what the source says.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use warmd_cbt::{
-    buffer::Buffer,
-    disk::ReadDisk,
     mark::{ChangeMark, Changed},
     units::{Extent, Length},
 };
 use warmd_core::{
     model::id::{DiskKey, MigrationId, VmId},
-    sources::{ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind},
+    sources::{ShutdownPolicy, Snapshot, SnapshotRequest, Source, SourceError},
 };
+pub(crate) use warmd_tests::contract::source::{assert_error, read_extents};
 use warmd_tests::{TestDir, VsphereRig, run, vsphere::NAME};
 use warmd_vsphere::{Settings, source::VsphereSource};
 
@@ -105,7 +104,7 @@ impl Bench {
                     Extent::whole(disk.size()).into_iter().collect()
                 }
             };
-            bytes += read(&disk, &extents, &mut copy.bytes).await?;
+            bytes += read_extents(&disk, &extents, &mut copy.bytes).await?;
             let taken = snapshot.disks().iter().find(|taken| taken.key == copy.key);
             let taken = taken.context("a disk is not in the snapshot")?;
             ensure!(taken.size == Length(copy.bytes.len() as u64), "{}: another size", copy.key);
@@ -120,30 +119,6 @@ impl Bench {
             ensure!(disk.bytes == self.rig.contents(number)?, "disk {number} differs");
         }
         Ok(())
-    }
-}
-
-/// Reads the extents into their places.
-pub(crate) async fn read(disk: &Arc<dyn ReadDisk>, extents: &[Extent], into: &mut [u8]) -> Result<u64> {
-    let mut bytes = 0;
-    for piece in extents.iter().flat_map(|extent| extent.split(MIB)) {
-        let buffer = disk.read(piece.start(), Buffer::unpooled(piece.len().0 as usize)).await?;
-        let range = piece.start().0 as usize..piece.end().0 as usize;
-        into.get_mut(range).context("past the end")?.copy_from_slice(&buffer);
-        bytes += piece.len().0;
-    }
-    Ok(bytes)
-}
-
-pub(crate) fn assert_error<T>(
-    result: Result<T, SourceError>,
-    kind: SourceErrorKind,
-    word: &str,
-) -> Result<()> {
-    match result {
-        Err(error) if error.kind == kind && error.to_string().contains(word) => Ok(()),
-        Err(error) => bail!("not {kind:?} with {word:?}: {:?} {error}", error.kind),
-        Ok(_) => bail!("no error, where {kind:?} with {word:?} was due"),
     }
 }
 

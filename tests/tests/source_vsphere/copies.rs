@@ -12,7 +12,7 @@ use warmd_core::{
 };
 use warmd_tests::{VsphereRig, vsphere::NAME};
 
-use super::bench::{Bench, GRACEFUL, MIB, SIZES, assert_error, assert_unknown, block_on, read};
+use super::bench::{Bench, GRACEFUL, MIB, SIZES, assert_error, assert_unknown, block_on, read_extents};
 
 #[test]
 fn a_full_copy_and_deltas_are_equal_to_the_disks() {
@@ -194,7 +194,7 @@ fn a_reader_that_is_killed_is_started_again_and_reads_on() {
         for _ in 0..2 {
             bytes.fill(0xee);
             kill_readers(bench.rig.run_dir())?;
-            read(&disk, &whole, &mut bytes).await?;
+            read_extents(&disk, &whole, &mut bytes).await?;
             ensure!(bytes == bench.rig.contents(0)?, "it reads something else");
             ensure!(snapshot.ended_early().is_none());
         }
@@ -224,7 +224,7 @@ fn any_range_can_be_asked_what_is_allocated() {
         }
         let mut bytes = vec![0xee; SIZES[0] as usize];
         let whole: Vec<Extent> = Extent::whole(disk.size()).into_iter().collect();
-        read(&disk, &whole, &mut bytes).await?;
+        read_extents(&disk, &whole, &mut bytes).await?;
         ensure!(bytes == bench.rig.contents(0)?, "it reads something else");
         drop(disk);
         snapshot.release().await?;

@@ -13,8 +13,9 @@ use warmd_cbt::disk::ReadDisk;
 use warmd_cbt::mark::{ChangeMark, Changed};
 use warmd_cbt::units::{Extent, Length, Offset};
 use warmd_core::model::id::{DiskKey, MigrationId, VmId};
-use warmd_core::sources::{Snapshot, SnapshotRequest, Source, SourceError, SourceErrorKind};
+use warmd_core::sources::{Snapshot, SnapshotRequest, Source, SourceError};
 use warmd_endpoint_libvirt::source::{LibvirtSource, LibvirtSourceSettings};
+pub(crate) use warmd_tests::contract::source::assert_error;
 use warmd_tests::tool::{call, outcome};
 use warmd_tests::{Libvirtd, TestDir, run, wait_until};
 
@@ -301,18 +302,6 @@ pub(crate) async fn assert_unknown(snapshot: &dyn Snapshot, disk: &DiskKey, word
     match snapshot.changed(disk).await? {
         Changed::Unknown(reason) if reason.contains(word) => Ok(()),
         other => bail!("{disk}: not Unknown because of {word:?}: {other:?}"),
-    }
-}
-
-pub(crate) fn assert_error<T>(
-    result: Result<T, SourceError>,
-    kind: SourceErrorKind,
-    word: &str,
-) -> Result<()> {
-    match result {
-        Err(error) if error.kind == kind && error.to_string().contains(word) => Ok(()),
-        Err(error) => bail!("not {kind:?} with {word:?}: {:?} {error}", error.kind),
-        Ok(_) => bail!("no error, where {kind:?} with {word:?} was due"),
     }
 }
 
