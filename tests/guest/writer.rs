@@ -43,7 +43,7 @@ fn run() -> Res<()> {
     let last = check(&mut log)?;
     println!("RESUME {}", last + 1);
 
-    let extra = extra_disks()?;
+    let extra = extra_disks((setting(&conf, "disks") as usize).saturating_sub(1))?;
     let churn = setting(&conf, "churn_kib_s");
     if churn > 0 {
         let area = setting(&conf, "churn_mib") * MIB;
@@ -123,16 +123,28 @@ fn scatter(areas: &[(File, u64, u64)], kib_s: u64, boot: u64) -> Res<()> {
     Ok(())
 }
 
-/// Every whole disk but the one that is mounted.
-fn extra_disks() -> Res<Vec<File>> {
-    let mut names: Vec<String> =
-        std::fs::read_dir("/sys/block")?.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
-    names.retain(|n| (n.starts_with("vd") || n.starts_with("sd")) && !n.ends_with('a'));
-    names.sort();
+/// Every whole disk but the one that is mounted: no other has partitions. A disk that was not found yet is waited for.
+fn extra_disks(expected: usize) -> Res<Vec<File>> {
+    let began = Instant::now();
+    let mut names = disks_without_partitions()?;
+    while names.len() < expected && began.elapsed() < Duration::from_secs(30) {
+        pause_for(Duration::from_millis(100));
+        names = disks_without_partitions()?;
+    }
     names
         .iter()
         .map(|n| Ok(OpenOptions::new().read(true).write(true).open(Path::new("/dev").join(n))?))
         .collect()
+}
+
+fn disks_without_partitions() -> Res<Vec<String>> {
+    let mut names: Vec<String> =
+        std::fs::read_dir("/sys/block")?.flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.retain(|n| {
+        (n.starts_with("vd") || n.starts_with("sd")) && !Path::new(&format!("/sys/block/{n}/{n}1")).exists()
+    });
+    names.sort();
+    Ok(names)
 }
 
 fn size(disk: &File) -> Res<u64> {

@@ -93,7 +93,8 @@ fn partition(size: u64) -> [u8; 16] {
 
 fn conf(spec: &GuestSpec) -> String {
     format!(
-        "record_ms={}\nchurn_kib_s={}\nchurn_mib={}\nnoacpi={}\n",
+        "disks={}\nrecord_ms={}\nchurn_kib_s={}\nchurn_mib={}\nnoacpi={}\n",
+        spec.disks.len(),
         spec.record_ms,
         spec.churn_kib_s,
         spec.churn_mib,
