@@ -123,7 +123,8 @@ fn scatter(areas: &[(File, u64, u64)], kib_s: u64, boot: u64) -> Res<()> {
     Ok(())
 }
 
-/// Every whole disk but the one that is mounted: no other has partitions. A disk that was not found yet is waited for.
+/// Every whole disk but the one that is mounted: no other has partitions. A disk that was not found yet is
+/// waited for.
 fn extra_disks(expected: usize) -> Res<Vec<File>> {
     let began = Instant::now();
     let mut names = disks_without_partitions()?;

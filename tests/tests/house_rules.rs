@@ -26,8 +26,7 @@ const KNOWS: [(&str, &[&str]); 19] = [
     ("daemon/report", &["cbt"]),
     ("daemon/disks", &["cbt", "threads"]),
     ("daemon/core", &["cbt", "schedules"]),
-    // Interim: the key's file beside the state.
-    ("daemon/store", &["cbt", "core", "report", "schedules", "threads"]),
+    ("daemon/store", &["cbt", "core", "schedules", "threads"]),
     ("daemon/metrics", &["cbt", "core", "threads"]),
     ("daemon/transfer", &["cbt", "core"]),
     ("daemon/migration", &["cbt", "core", "schedules", "store", "threads", "transfer"]),

@@ -6,7 +6,6 @@ use std::{error::Error, fmt, io, path::PathBuf, sync::Arc};
 
 use rusqlite::{ErrorCode, ffi};
 pub use warmd_cbt::store::{StoreError, StoreErrorKind};
-use warmd_report::signing::KeyError;
 
 /// Why the state cannot be opened. Nothing was changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +61,6 @@ pub enum OpenError {
         "{dir} belongs to user {owner}, and warmd runs as user {me}: give it over (chown {me} {dir}), or set another `state_dir`"
     )]
     Foreign { dir: PathBuf, owner: u32, me: u32 },
-    /// There is no key that signs reports.
-    #[error(transparent)]
-    Key(#[from] KeyError),
     /// The system refuses a call.
     #[error("cannot {what} {path}: {cause}")]
     Io {

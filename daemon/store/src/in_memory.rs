@@ -10,7 +10,6 @@ use std::{
 
 use tokio::sync::mpsc;
 use warmd_cbt::telemetry::Histogram;
-use warmd_report::signing::ReportKey;
 
 use super::{
     Inner, Interceptor, OpenError, Store, file,
@@ -48,8 +47,6 @@ impl Store {
             failing: super::reserve::Failing::default(),
             thinned: Mutex::new(thinned),
             lost: tokio_util::sync::CancellationToken::new(),
-            // The same one in every run of a seed.
-            key: ReportKey::from_secret(&[7; 32]),
         })))
     }
 }

@@ -3,25 +3,20 @@
 //! Rule: a database whose reports were signed by another key is reported in the log and in the journal.
 //! It is opened all the same: VMs in the middle of their cutovers must not wait for a key.
 
-use chrono::{DateTime, Utc};
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use warmd_core::{
     clock,
     model::{event_kind::EventKind, report::KeySince, view::EventView},
 };
-use warmd_report::signing::{KEY_FILE, PublicKey};
 
 use super::{
     Store, StoreError,
     error::StoreFault,
     journal,
     row::{micros, moment},
-    schema,
 };
 
 const TABLE: &str = "report_keys";
-/// The first schema with the table.
-const SINCE_VERSION: i32 = 9;
 
 impl Store {
     /// The keys that signed reports, oldest first, the present one last.
@@ -38,49 +33,42 @@ impl Store {
         })
         .await
     }
+
+    /// Notes the public key, in hexadecimal, that signs reports from now on. `file` is where the daemon keeps
+    /// its secret; `is_new` if there was no such file.
+    pub async fn note_report_key(
+        &self,
+        key: String,
+        file: &'static str,
+        is_new: bool,
+    ) -> Result<(), StoreError> {
+        self.write("noting the key that signs reports", move |db| note(db, &key, file, is_new)).await
+    }
 }
 
-/// Notes the key that signs from now on. `was_there` if it existed, and was not just created.
-pub(super) fn note(connection: &mut Connection, key: PublicKey, was_there: bool) -> rusqlite::Result<()> {
-    if schema::version(connection)? < SINCE_VERSION {
-        return Ok(());
-    }
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let last: Option<String> = transaction
+/// Notes the key in `file` that signs from now on.
+fn note(db: &Connection, key: &str, file: &str, is_new: bool) -> Result<(), StoreFault> {
+    let last: Option<String> = db
         .query_row("SELECT key FROM report_keys ORDER BY id DESC LIMIT 1", [], |row| row.get(0))
         .optional()?;
-    let key = key.to_string();
-    if last.as_ref() == Some(&key) {
+    if last.as_deref() == Some(key) {
         return Ok(());
     }
-    let used: bool =
-        transaction.query_row("SELECT EXISTS (SELECT 1 FROM migrations)", [], |row| row.get(0))?;
+    let used: bool = db.query_row("SELECT EXISTS (SELECT 1 FROM migrations)", [], |row| row.get(0))?;
     let now = clock::now();
-    transaction.execute("INSERT INTO report_keys (key, since) VALUES (?, ?)", params![key, micros(now)])?;
+    db.execute("INSERT INTO report_keys (key, since) VALUES (?, ?)", params![key, micros(now)])?;
     let text = match last {
-        Some(old) => Some(format!(
-            "REPORTS ARE SIGNED BY ANOTHER KEY from now on: {key}; until now it was {old}. Was {KEY_FILE} lost, or replaced? \
+        Some(old) => format!(
+            "REPORTS ARE SIGNED BY ANOTHER KEY from now on: {key}; until now it was {old}. Was {file} lost, or replaced? \
              Reports of before are checked with the old key; if a backup has it, stop warmd and put it back"
-        )),
-        None if used && !was_there => Some(format!(
-            "THERE WAS NO {KEY_FILE} BESIDE THE DATABASE, and a new key was made: {key}. Reports of before, if there are \
+        ),
+        None if used && is_new => format!(
+            "THERE WAS NO {file} BESIDE THE DATABASE, and a new key was made: {key}. Reports of before, if there are \
              any, are signed by another one; if a backup has that, stop warmd and put it back"
-        )),
-        None => None,
+        ),
+        None => return Ok(()),
     };
-    if let Some(text) = text {
-        tracing::warn!("{text}");
-        tell(&transaction, now, text)?;
-    }
-    transaction.commit()
-}
-
-fn tell(db: &Connection, at: DateTime<Utc>, text: String) -> rusqlite::Result<()> {
-    let line = EventView { at, migration: None, by: "warmd".to_owned(), kind: EventKind::Warning, text };
-    journal::append(db, &[line]).map_err(|fault| match fault {
-        StoreFault::Sql(error) => error,
-        // An insert reads nothing that could be bad or missing.
-        StoreFault::Bad { cause, .. } => rusqlite::Error::ToSqlConversionFailure(cause),
-        StoreFault::Missing(what) => rusqlite::Error::ToSqlConversionFailure(what.into()),
-    })
+    tracing::warn!("{text}");
+    let line = EventView { at: now, migration: None, by: "warmd".to_owned(), kind: EventKind::Warning, text };
+    journal::append(db, &[line])
 }

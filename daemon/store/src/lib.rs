@@ -63,7 +63,6 @@ use rusqlite::Connection;
 use tokio::{sync::oneshot, time::Instant};
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::telemetry::{Histogram, HistogramCounts};
-use warmd_report::signing::ReportKey;
 
 pub use self::{
     backup::{back_up, look_over},
@@ -119,13 +118,12 @@ struct Inner {
     thinned: Mutex<thin::Thinned>,
     /// The writer is gone although the state was not closed.
     lost: CancellationToken,
-    key: ReportKey,
 }
 
 impl Store {
-    /// Opens the state in `dir`, making it (0700, 0600) and the key for reports if there is none, and locks
-    /// it against a second daemon for as long as the store lives. Blocks; a file that is not ours, is newer
-    /// or is damaged stays as it is.
+    /// Opens the state in `dir`, making it (0700, 0600) if there is none, and locks it against a second
+    /// daemon for as long as the store lives. Blocks; a file that is not ours, is newer or is damaged stays
+    /// as it is.
     pub fn open(dir: &Path) -> Result<Self, OpenError> {
         Self::open_intercepted(dir, Interceptor::default())
     }
@@ -139,17 +137,7 @@ impl Store {
         file::make_dir(dir)?;
         let lock = StateLock::take(dir)?;
         let file = dir.join(FILE_NAME);
-        // One that cannot be used must be reported before anything is upgraded; one is made beside a whole
-        // database.
-        let found = ReportKey::load(dir)?;
-        let mut connection = file::open_file(&file, upgrades)?;
-        let was_there = found.is_some();
-        let key = found.map_or_else(|| ReportKey::make(dir), Ok)?;
-        keys::note(&mut connection, key.public(), was_there).map_err(|cause| OpenError::Database {
-            what: "note the report key in",
-            file: file.clone(),
-            cause,
-        })?;
+        let connection = file::open_file(&file, upgrades)?;
         let thinned = thin::Thinned::opened(&connection, &file)?;
         let commits = Arc::new(Histogram::default());
         let writer = Writer { connection, commits: Arc::clone(&commits), commit: interceptor.commit };
@@ -168,7 +156,6 @@ impl Store {
             failing: reserve::Failing::default(),
             thinned: Mutex::new(thinned),
             lost,
-            key,
         })))
     }
 
@@ -191,11 +178,6 @@ impl Store {
     /// The database file.
     pub fn file(&self) -> &Path {
         &self.0.file
-    }
-
-    /// The key that signs reports; it is beside the database.
-    pub fn report_key(&self) -> &ReportKey {
-        &self.0.key
     }
 
     /// How long the durable commits took since the file was opened.
@@ -483,19 +465,6 @@ mod tests {
         assert_eq!(store.verify_cursors(id, "w").await.unwrap()[0].checked_to.0, 131_072);
         assert!(!store.unverified(DiskId(1), VerifyMode::Compare).await.unwrap().is_empty());
         assert!(store.unverified(DiskId(1), VerifyMode::Readback).await.unwrap().is_empty());
-    }
-
-    #[test]
-    fn a_key_that_cannot_be_used_keeps_the_file_from_being_upgraded() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        drop(Store::open(dir.path()).unwrap());
-        let open_to_all = std::fs::Permissions::from_mode(0o644);
-        std::fs::set_permissions(dir.path().join("report.key"), open_to_all).unwrap();
-        let error = Store::open_with(dir.path(), &then(OWNER)).unwrap_err();
-        assert!(matches!(error, OpenError::Key(_)), "{error}");
-        let raw = Connection::open(dir.path().join(FILE_NAME)).unwrap();
-        assert_eq!(schema::version(&raw).unwrap(), newest());
     }
 
     #[test]

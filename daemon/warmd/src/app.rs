@@ -21,7 +21,7 @@ use crate::{
     hook_service::GrpcHooks,
     host,
     images::DiskImages,
-    report_signer::ReportSigner,
+    report_signer::{self, ReportSigner},
     systemd,
 };
 
@@ -52,8 +52,7 @@ pub async fn serve_over(
     endpoints: Endpoints,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let state_dir = config.state_dir.clone();
-    let store = tokio::task::spawn_blocking(move || Store::open(&state_dir)).await??;
+    let (store, report_key) = report_signer::open_state(config.state_dir.clone()).await?;
     let host = host::open_host(&config, store.clone());
     endpoints.targets.values().for_each(|target| target.handle.on(&host));
     hold_reserve(&store, config.state.reserve).await;
@@ -73,7 +72,7 @@ pub async fn serve_over(
         limit: config.limits.into(),
         audit,
         images: Arc::new(DiskImages),
-        reports: Arc::new(ReportSigner(store.report_key().clone())),
+        reports: Arc::new(ReportSigner(report_key)),
         hooks: Arc::new(GrpcHooks),
         metrics: Arc::new(metrics.clone()),
     };

@@ -68,7 +68,7 @@ async fn it_is_made_for_its_owner_alone_and_closed_whole() {
         assert_eq!(mode(&file.path()), 0o600, "{:?}", file.path());
     }
     store.close().await.unwrap();
-    assert_eq!(contents(&state).into_keys().collect::<Vec<_>>(), ["report.key", FILE_NAME]);
+    assert_eq!(contents(&state).into_keys().collect::<Vec<_>>(), [FILE_NAME]);
     let error = store.migrations().await.unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Unavailable);
     let error = store.delete_plan("x").await.unwrap_err();
@@ -107,60 +107,42 @@ fn file_of_another_program_stays_as_it_is() {
     assert!(matches!(Store::open(dir.path()).unwrap_err(), OpenError::Io { .. }));
 }
 
-#[test]
-fn a_key_that_others_can_read_keeps_the_state_closed() {
-    let dir = tempfile::tempdir().unwrap();
-    let key = Store::open(dir.path()).unwrap().report_key().public();
-    let file = dir.path().join("report.key");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-    let error = Store::open(dir.path()).unwrap_err();
-    assert!(matches!(error, OpenError::Key(_)) && error.to_string().contains("mode 0644"), "{error}");
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(Store::open(dir.path()).unwrap().report_key().public(), key);
-}
-
 #[tokio::test]
 async fn a_key_that_was_lost_is_told_where_people_look() {
     let fixture = Fixture::new();
-    let key = |store: &Store| store.report_key().public().to_string();
-    let warned = async |store: &Store| {
-        let lines = store.events(None, None, 10).await.unwrap().lines;
+    let sign_with = async |key: &str, is_new: bool| {
+        fixture.store.note_report_key(key.to_owned(), "report.key", is_new).await.unwrap();
+        let lines = fixture.store.events(None, None, 10).await.unwrap().lines;
         lines
             .into_iter()
             .filter(|line| line.kind == EventKind::Warning)
             .map(|line| line.text)
             .collect::<Vec<_>>()
     };
-    let first = key(&fixture.store);
+    let (first, second) = ("1".repeat(64), "2".repeat(64));
+    assert_eq!(sign_with(&first, true).await, Vec::<String>::new(), "it is a new state");
     migration(&fixture.store, "web").await;
-    let fixture = fixture.reopen().await;
-    assert_eq!(warned(&fixture.store).await, Vec::<String>::new(), "it is the same");
+    assert_eq!(sign_with(&first, false).await, Vec::<String>::new(), "it is the same");
 
-    let file = fixture.dir.path().join("report.key");
-    fs::rename(&file, fixture.dir.path().join("away")).unwrap();
-    let fixture = fixture.reopen().await;
-    let second = key(&fixture.store);
-    let told = warned(&fixture.store).await;
+    let told = sign_with(&second, true).await;
     assert!(told.len() == 1 && told[0].contains(&first) && told[0].contains(&second), "{told:?}");
-    let keys: Vec<_> = fixture.store.report_keys().await.unwrap().into_iter().map(|row| row.key).collect();
-    assert_eq!(keys, [first.clone(), second]);
+    let keys = async || -> Vec<_> {
+        fixture.store.report_keys().await.unwrap().into_iter().map(|row| row.key).collect()
+    };
+    assert_eq!(keys().await, [first.clone(), second.clone()]);
 
     // The backup is found.
-    fs::rename(fixture.dir.path().join("away"), &file).unwrap();
-    let fixture = fixture.reopen().await;
-    assert_eq!((key(&fixture.store), warned(&fixture.store).await.len()), (first, 2));
-    assert_eq!(warned(&fixture.reopen().await.store).await.len(), 2, "told once");
+    assert_eq!(sign_with(&first, false).await.len(), 2);
+    assert_eq!(sign_with(&first, false).await.len(), 2, "told once");
+    assert_eq!(keys().await, [first.clone(), second, first]);
 }
 
 #[tokio::test]
 async fn missing_key_beside_migrations_is_reported_unrecorded() {
     let fixture = Fixture::new();
     migration(&fixture.store, "web").await;
-    fixture.store.close().await.unwrap();
-    Connection::open(fixture.store.file()).unwrap().execute_batch("DELETE FROM report_keys").unwrap();
-    fs::remove_file(fixture.dir.path().join("report.key")).unwrap();
-    let store = Store::open(fixture.dir.path()).unwrap();
-    let lines = store.events(None, None, 10).await.unwrap().lines;
+    fixture.store.note_report_key("1".repeat(64), "report.key", true).await.unwrap();
+    let lines = fixture.store.events(None, None, 10).await.unwrap().lines;
     assert!(lines.iter().any(|line| line.text.contains("THERE WAS NO report.key")), "{lines:?}");
 }
 
@@ -229,7 +211,7 @@ async fn what_a_crash_left_of_making_it_is_made_anew() {
     let store = Store::open(dir.path()).unwrap();
     migration(&store, "web").await;
     store.close().await.unwrap();
-    assert_eq!(contents(dir.path()).into_keys().collect::<Vec<_>>(), ["report.key", FILE_NAME]);
+    assert_eq!(contents(dir.path()).into_keys().collect::<Vec<_>>(), [FILE_NAME]);
 }
 
 #[tokio::test]
