@@ -61,6 +61,7 @@ var handlers = map[string]handler{
 	"rename":        onMachine(doRename),
 	"move":          onMachine(doMove),
 	"unregister":    onMachine(doUnregister),
+	"twin":          onMachine(doTwin),
 	"reboot":        doReboot,
 	"cluster":       doCluster,
 	"deny":          doDeny,

@@ -131,9 +131,11 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // theirs turns an answer's ids into the host's.
 func (d *door) theirs(call *request, text []byte) []byte {
-	if call != nil && call.method == "FindByUuid" {
-		if found := foundVM.FindSubmatch(text); found != nil && !d.has(string(found[1])) {
-			return bytes.Replace(text, found[0], nil, 1)
+	if call != nil && (call.method == "FindByUuid" || call.method == "FindAllByUuid") {
+		for _, found := range foundVM.FindAllSubmatch(text, -1) {
+			if !d.has(string(found[1])) {
+				text = bytes.Replace(text, found[0], nil, 1)
+			}
 		}
 	}
 	text = bytes.ReplaceAll(text, []byte("<apiType>VirtualCenter<"), []byte("<apiType>HostAgent<"))

@@ -24,6 +24,7 @@ type failure struct {
 	At      string          `json:"at"`      // "call" (as an answer) or "task" (as the task's end)
 	After   bool            `json:"after"`   // the method takes effect, and fails then
 	Drop    bool            `json:"drop"`    // at a call: no answer, the connection is closed
+	Twice   bool            `json:"twice"`   // the task does it twice, and answers the second
 }
 
 type failures struct {
@@ -46,13 +47,16 @@ func (f *failures) order(one failure) error {
 			one.At = "task"
 		}
 	}
+	if one.Twice && (one.At != "task" || one.Fault != "") {
+		return fmt.Errorf("only a task is done twice, and it does not fail")
+	}
 	if one.At != "call" && one.At != "task" {
 		return fmt.Errorf("at is %q: call or task", one.At)
 	}
 	if one.Drop && one.At != "call" {
 		return fmt.Errorf("only the answer to a call can be dropped")
 	}
-	if !one.Drop && one.fault() == nil {
+	if !one.Drop && !one.Twice && one.fault() == nil {
 		return fmt.Errorf("%q is not the name of a fault, or its fields are wrong", one.Fault)
 	}
 	if one.Times <= 0 {

@@ -41,6 +41,7 @@ func build(specs []machineSpec) (*simulator.Model, error) {
 	}
 	addCollector()
 	addAuthorization()
+	addSearch()
 	addAutoStart()
 	w, err := found()
 	if err != nil {

@@ -107,7 +107,26 @@ func (v *VM) turnOn() types.BaseMethodFault {
 		v.stun()
 		v.setPower(types.VirtualMachinePowerStatePoweredOn)
 	})
+	v.tellStart()
 	return nil
+}
+
+// tellStart makes the event that a vCenter keeps of each start, whoever asked for it.
+func (v *VM) tellStart() {
+	event := &types.VmPoweredOnEvent{}
+	v.locked(func() {
+		event.Vm = &types.VmEventArgument{
+			EntityEventArgument: types.EntityEventArgument{Name: v.Name}, Vm: v.Self,
+		}
+	})
+	manager := registry().EventManager()
+	if manager == nil {
+		return
+	}
+	session := &simulator.Session{UserSession: types.UserSession{UserName: *user}}
+	registry().WithLock(manager, func() {
+		manager.PostEvent(&simulator.Context{Session: session}, &types.PostEvent{EventToPost: event})
+	})
 }
 
 // turnOff is the hard stop. The turn is held, the lock is not.

@@ -101,6 +101,13 @@ func (t *Task) run(method string, do work) {
 		}
 	}
 	before := faults.take(method, "task")
+	if before != nil && before.Twice {
+		if _, fault := do(t); fault != nil {
+			t.end(nil, fault, "")
+			return
+		}
+		before = nil
+	}
 	if before != nil && !before.After {
 		t.end(nil, before.fault(), before.Message)
 		return

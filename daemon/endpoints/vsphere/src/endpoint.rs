@@ -1,6 +1,9 @@
 //! A configured vCenter or ESXi: what its parts share.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use warmd_core::model::plan::snapshots::SnapshotPolicy;
 
@@ -19,6 +22,8 @@ pub struct Vsphere {
     pub(crate) client: Client,
     pub(crate) inventory: ServerInventory,
     pub(crate) settings: Arc<Settings>,
+    /// VMs whose redo logs a removal by this process may have left.
+    pub(crate) unconsolidated: Arc<Mutex<BTreeSet<MoRef>>>,
 }
 
 impl Vsphere {
@@ -33,7 +38,7 @@ impl Vsphere {
         settings.check()?;
         let client = Client::new(account, patience)?;
         let inventory = ServerInventory::new(client.clone());
-        Ok(Self { client, inventory, settings: Arc::new(settings) })
+        Ok(Self { client, inventory, settings: Arc::new(settings), unconsolidated: Arc::default() })
     }
 
     /// The same server, session and inventory with other settings of its snapshots.

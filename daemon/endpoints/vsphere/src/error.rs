@@ -4,7 +4,7 @@
 
 use thiserror::Error;
 
-use crate::soap::{Fault, FaultKind};
+use crate::soap::{Fault, FaultKind, MoRef};
 
 /// What kind of failure it was, to act on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,9 +72,10 @@ impl VsphereError {
         self.cause.downcast_ref::<Fault>().map(|fault| &fault.kind)
     }
 
-    /// Whether the object that was asked about does not exist.
-    pub(crate) fn is_gone(&self) -> bool {
-        matches!(self.fault(), Some(FaultKind::ObjectGone(_)))
+    /// Whether the server says that this very object does not exist. A call also meets tasks, hosts and
+    /// snapshots that are gone: that says nothing of the VM.
+    pub(crate) fn is_gone(&self, object: &MoRef) -> bool {
+        matches!(self.fault(), Some(FaultKind::ObjectGone(Some(gone))) if gone == object)
     }
 
     /// Whether the server may have done what it was asked for, though it did not say so.
@@ -105,7 +106,9 @@ fn kind_of(fault: &FaultKind) -> Kind {
         | FaultKind::RestrictedVersion
         | FaultKind::NotSupported
         | FaultKind::SnapshotLimit => Kind::Refused,
-        FaultKind::ObjectGone(_) => Kind::NotFound,
+        // A VM that is gone ends a migration. Tasks, snapshots and hosts come and go.
+        FaultKind::ObjectGone(Some(object)) if object.kind == "VirtualMachine" => Kind::NotFound,
+        FaultKind::ObjectGone(_) => Kind::Failed,
         FaultKind::TaskInProgress | FaultKind::NoSpace => Kind::Blocked,
         FaultKind::HostUnreachable(_) => Kind::Unreachable,
         FaultKind::TimedOut => Kind::Timeout,
@@ -143,6 +146,19 @@ mod tests {
         let text = error.to_string();
         assert!(text.starts_with("VM web1: switching it off: PowerOffVM_Task: "), "{text}");
         assert!(text.contains("VirtualMachine.Interact.PowerOff"), "{text}");
+    }
+
+    #[test]
+    fn only_the_object_that_the_server_names_is_gone() {
+        let (vm, task) = (MoRef::vm("vm-57"), MoRef::new("Task", "task-7"));
+        let by = |gone| {
+            let fault = Fault { kind: FaultKind::ObjectGone(gone), message: String::new() };
+            VsphereError::of_fault("x", fault)
+        };
+        assert!(by(Some(vm.clone())).is_gone(&vm));
+        assert!(!by(Some(task.clone())).is_gone(&vm) && by(Some(task.clone())).is_gone(&task));
+        assert!(!by(None).is_gone(&vm), "the server does not name it");
+        assert!(!VsphereError::new(Kind::NotFound, "x", "no").is_gone(&vm));
     }
 
     #[test]

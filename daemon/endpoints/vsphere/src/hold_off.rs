@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use crate::{
     Vsphere,
-    error::{During as _, Kind, Result, VsphereError},
+    error::{During as _, Result, VsphereError},
     inventory::Vm,
     snapshot::Owner,
     soap::MoRef,
     vim::{
-        hosts,
+        hosts, server,
         tasks::{self, AtDeadline},
         vm,
     },
@@ -103,6 +103,16 @@ impl Vsphere {
         Ok(Starters { autostart: now || marked.is_some_and(|mark| mark.autostart), named })
     }
 
+    /// Fails unless [`Vsphere::hold_off`] may take away what starts the VM beside warmd. Changes nothing.
+    pub async fn can_hold_off(&self, vm: &Vm) -> Result<()> {
+        let context = || format!("VM {}: looking whether its autostart can be switched off", vm.of.id);
+        let Some(host) = &vm.host_ref else { return Ok(()) };
+        if !self.starts_with_host(host, &vm.of).await.during(context)? {
+            return Ok(());
+        }
+        server::require(&self.client, host, &["Host.Config.AutoStart"]).await.during(context)
+    }
+
     /// Takes away what can start the VM beside warmd, and leaves a mark that tells where it went. Done
     /// already is success.
     pub async fn hold_off(&self, of: &MoRef, owner: &Owner, target: &str, autostart: bool) -> Result<()> {
@@ -137,18 +147,16 @@ impl Vsphere {
 
     /// Whether the host starts the VM. A host that has no such list starts none.
     async fn starts_with_host(&self, host: &MoRef, vm: &MoRef) -> Result<bool> {
-        match hosts::autostart(&self.client, host, vm).await {
-            Ok(found) => Ok(found.starts()),
-            Err(error) if error.kind == Kind::NotFound && !error.is_gone() => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(hosts::autostart(&self.client, host, vm).await?.is_some_and(|found| found.starts()))
     }
 
     async fn set_start_with_host(&self, host: &MoRef, vm: &MoRef, on: bool) -> Result<()> {
-        let now = match hosts::autostart(&self.client, host, vm).await {
-            Ok(now) => now,
-            Err(error) if error.kind == Kind::NotFound && !error.is_gone() && !on => return Ok(()),
-            Err(error) => return Err(error),
+        let Some(now) = hosts::autostart(&self.client, host, vm).await? else {
+            if !on {
+                return Ok(());
+            }
+            let why = "it has no list of VMs that it starts: start the VM by other means when it starts";
+            return Err(VsphereError::refused(host.to_string(), why));
         };
         if now.starts() == on {
             return Ok(());

@@ -78,7 +78,7 @@ impl Vsphere {
                     Ok(host) => Some(host),
                     // It was moved in this moment, or its host may not be looked at: the VM's own state
                     // counts.
-                    Err(error) if error.is_gone() || error.kind == Kind::Refused => None,
+                    Err(error) if error.is_gone(&host) || error.kind == Kind::Refused => None,
                     Err(error) => return Err(error),
                 }
             }
@@ -98,10 +98,7 @@ impl Vsphere {
             match status.power {
                 Power::Off if asked_once => return Ok(Stopped::Gracefully),
                 Power::Off => return Ok(Stopped::WasOff),
-                Power::Suspended => {
-                    let why = "it is suspended: resume it first, so that its disks come to rest";
-                    return Err(VsphereError::blocked(context(), why));
-                }
+                Power::Suspended => return Err(suspended()).during(context),
                 Power::On => {}
             }
             let now = Instant::now();
@@ -147,7 +144,9 @@ impl Vsphere {
             match self.status(of).await?.power {
                 Power::Off if last.is_none() => return Ok(Stopped::Gracefully),
                 Power::Off => return Ok(Stopped::Forced),
-                Power::On | Power::Suspended => {}
+                // Cutting it off would throw away what the guest had in memory.
+                Power::Suspended => return Err(suspended()),
+                Power::On => {}
             }
             let begun = vm::power_off(&self.client, of).await;
             last = Some(self.switched(begun, "the server says that it is done, and it still runs").await?);
@@ -209,6 +208,11 @@ impl Vsphere {
 /// Whether the user, or the host's licence, does not allow it.
 fn may_not(error: &VsphereError) -> bool {
     matches!(error.fault(), Some(FaultKind::NoPermission { .. } | FaultKind::RestrictedVersion))
+}
+
+fn suspended() -> VsphereError {
+    let why = "it is suspended: resume it first, so that its disks come to rest";
+    VsphereError::blocked("looking at its power", why)
 }
 
 fn waits(question: &str) -> String {

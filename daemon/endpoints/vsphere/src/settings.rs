@@ -81,8 +81,8 @@ pub struct ReaderSettings {
     pub compression: String,
     /// Where the sockets are, each in a folder of its own.
     pub runtime_dir: PathBuf,
-    /// An NBD server that already serves the disks, where `kind = "outside"`: `{disk}` in it becomes the
-    /// disk's UUID.
+    /// An NBD server that already serves the disks of snapshots, where `kind = "outside"`: `{disk}` in it
+    /// becomes the disk's UUID, and `{snapshot}` the snapshot's id.
     pub uri: Option<String>,
 }
 
@@ -240,9 +240,18 @@ impl ReaderSettings {
         match self.kind {
             ReaderKind::Outside => {
                 let uri = self.uri.as_deref().unwrap_or_default();
-                if !(uri.starts_with("nbd://") || uri.starts_with("nbd+unix://")) || !uri.contains("{disk}") {
-                    let why =
-                        format!("it is {uri:?}: use nbd://HOST/{{disk}} or nbd+unix:///{{disk}}?socket=PATH");
+                let is_nbd = uri.starts_with("nbd://") || uri.starts_with("nbd+unix://");
+                if !is_nbd || !uri.contains("{disk}") {
+                    let why = format!(
+                        "it is {uri:?}: use nbd://HOST/{{snapshot}}/{{disk}} or nbd+unix:///{{snapshot}}/{{disk}}?socket=PATH"
+                    );
+                    return Err(setting("reader.uri", why));
+                }
+                if !uri.contains("{snapshot}") {
+                    let why = format!(
+                        "it is {uri:?}, without {{snapshot}}: such a server reads the running disk, which changes while it \
+                         is copied; put {{snapshot}} into it, as in nbd://HOST/{{snapshot}}/{{disk}}"
+                    );
                     return Err(setting("reader.uri", why));
                 }
                 return Ok(());
@@ -338,7 +347,12 @@ pub(crate) mod tests {
         let libdir = format!("{GOOD}reader = {{ libdir = '/opt/vddk' }}\n");
         assert_eq!(judged(&libdir), "");
         assert_eq!(judged(&format!("{GOOD}reader = {{ kind = 'nfc' }}\n")), "");
-        assert_eq!(judged(&format!("{GOOD}reader = {{ kind = 'outside', uri = 'nbd://h/{{disk}}' }}\n")), "");
+        assert_eq!(
+            judged(&format!(
+                "{GOOD}reader = {{ kind = 'outside', uri = 'nbd://h/{{snapshot}}/{{disk}}' }}\n"
+            )),
+            ""
+        );
     }
 
     #[test]
@@ -367,6 +381,9 @@ pub(crate) mod tests {
             ("{ libdir = '/x', runtime_dir = 'run' }", "runtime_dir"),
             ("{ libdir = '/x', runtime_dir = '/a/../b' }", "runtime_dir"),
             ("{ kind = 'outside', uri = 'http://x' }", "uri"),
+            ("{ kind = 'outside', uri = 'nbd://h/{snapshot}' }", "{disk}"),
+            ("{ kind = 'outside', uri = 'nbd://h/{disk}' }", "running disk"),
+            ("{ kind = 'outside', uri = 'nbd+unix:///{disk}?socket=/s' }", "running disk"),
             ("{ kind = 'floppy' }", "floppy"),
         ] {
             let told = judged(&format!("{GOOD}reader = {reader}\n"));

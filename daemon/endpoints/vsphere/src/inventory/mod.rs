@@ -159,7 +159,7 @@ impl ServerInventory {
                         vm.apply(path, object.get(path));
                     }
                 }
-                Err(error) if error.is_gone() => drop(state.vms.remove(&of)),
+                Err(error) if error.is_gone(&of) => drop(state.vms.remove(&of)),
                 Err(error) => {
                     state.stale.insert(of);
                     return Err(error);

@@ -49,6 +49,18 @@ pub(super) const PATHS: [&str; 30] = [
     "runtime.question",
 ];
 
+/// Whose absence means "no" or "none".
+const DECIDING: [&str; 8] = [
+    "recentTask",
+    "snapshot",
+    "config.annotation",
+    "config.changeTrackingEnabled",
+    "config.instanceUuid",
+    "runtime.consolidationNeeded",
+    "runtime.host",
+    "runtime.question",
+];
+
 /// A VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vm {
@@ -216,7 +228,11 @@ impl Vm {
         for needed in ["name", "config.hardware.device", "runtime.powerState", "runtime.connectionState"] {
             object.need(needed)?;
         }
-        Ok(())
+        // Without a value these say that nothing is in the way. One that could not be read says nothing.
+        match DECIDING.iter().find_map(|path| object.unread(path)) {
+            Some(error) => Err(error),
+            None => Ok(()),
+        }
     }
 
     /// Takes one property; without a value, it is not set.
@@ -301,6 +317,7 @@ impl Vm {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::soap::{Fault, FaultKind};
 
     pub(crate) fn value(text: &str) -> Element {
         Element::read(format!("<val xmlns:xsi='u'>{text}</val>").as_bytes()).unwrap()
@@ -343,6 +360,29 @@ pub(crate) mod tests {
         let mut vm = vm();
         vm.apply("runtime.powerState", Some(&value("hibernating")));
         assert_eq!(vm.power, None);
+    }
+
+    #[test]
+    fn a_property_that_could_not_be_read_is_not_none() {
+        let read = |unread: Option<&str>| {
+            let mut object = Object::new(MoRef::vm("vm-57"));
+            let needed = ["name", "config.hardware.device", "runtime.powerState", "runtime.connectionState"];
+            for path in needed {
+                object.set(path, value("x"));
+            }
+            let kind = FaultKind::NoPermission { privilege: None, object: None };
+            let fault = Fault { kind, message: String::new() };
+            object.missing.extend(unread.map(|path| (path.to_owned(), fault)));
+            vm().judge_reading(&object)
+        };
+        read(None).unwrap();
+        read(Some("guest.hostName")).unwrap();
+        for path in DECIDING {
+            let error = read(Some(path)).unwrap_err();
+            assert!(error.to_string().contains(path), "{error}");
+        }
+        // What is above it could not be read.
+        assert!(read(Some("config")).is_err() && read(Some("runtime")).is_err());
     }
 
     #[test]

@@ -7,9 +7,10 @@ use crate::{
     Vsphere,
     client::{Account, Client, Patience, Trust},
     error::{During as _, Kind, Result, VsphereError},
-    inventory::ServerInventory,
+    inventory::{ServerInventory, SnapshotNode},
     settings::EsxiHost,
     snapshot::Taken,
+    soap::MoRef,
     vim::server,
 };
 
@@ -43,21 +44,44 @@ async fn on_host(host: &EsxiHost, instance_uuid: &str, taken: &Taken) -> Result<
         trust: Trust::Thumbprint(thumbprint),
     };
     let client = Client::new(account, Patience::default())?;
-    let found = server::find_by_uuid(&client, instance_uuid).await?;
-    let vm = found.ok_or_else(|| {
-        let why =
-            format!("it has no VM with the instance UUID {instance_uuid}: was it moved in this moment?");
-        VsphereError::new(Kind::NotFound, "FindByUuid", why)
-    })?;
-    let snapshots = ServerInventory::new(client.clone()).snapshots_of(&vm).await?;
-    let snapshot = snapshots.into_iter().find(|node| taken.owner.has_made(node)).ok_or_else(|| {
-        let why = "the host does not show the snapshot; trying again";
-        VsphereError::new(Kind::NotFound, format!("VM {}", vm.id), why)
-    })?;
-    let account = client.account().clone();
-    let access = access(&client, &account, vm.id, snapshot.of.id).await;
+    let found = find_there(&client, instance_uuid, taken).await;
+    // A host has few sessions, and keeps one that is not ended for half an hour.
     client.log_out().await;
-    access
+    found
+}
+
+/// Where the snapshot is on this host. What is not there (yet) says nothing of the VM: it was moved in this
+/// moment, or the host is behind vCenter.
+async fn find_there(client: &Client, instance_uuid: &str, taken: &Taken) -> Result<Access> {
+    let found = server::find_by_uuid(client, instance_uuid).await?;
+    let vm = found.ok_or_else(|| {
+        let why = format!(
+            "it has no VM with the instance UUID {instance_uuid}: was it moved in this moment? Trying again"
+        );
+        VsphereError::blocked("FindAllByUuid", why)
+    })?;
+    let snapshots = ServerInventory::new(client.clone()).snapshots_of(&vm).await;
+    let snapshot = only_own(snapshots.map_err(not_now)?, taken, &vm)?;
+    let account = client.account().clone();
+    access(client, &account, vm.id, snapshot.id).await
+}
+
+/// The snapshot of this migration that the host shows, if it is the only one: names do not tell two apart.
+fn only_own(snapshots: Vec<SnapshotNode>, taken: &Taken, vm: &MoRef) -> Result<MoRef> {
+    let own: Vec<_> = snapshots.into_iter().filter(|node| taken.owner.has_made(node)).collect();
+    match own.as_slice() {
+        [node] => Ok(node.of.clone()),
+        several => {
+            let count = several.len();
+            let why = format!("the host shows {count} snapshots of this migration, not 1; trying again");
+            Err(VsphereError::blocked(format!("VM {}", vm.id), why))
+        }
+    }
+}
+
+/// A VM that a host does not have any more is on another one.
+fn not_now(error: VsphereError) -> VsphereError {
+    if error.kind == Kind::NotFound { VsphereError { kind: Kind::Blocked, ..error } } else { error }
 }
 
 async fn access(client: &Client, account: &Account, vm: String, snapshot: String) -> Result<Access> {
@@ -74,4 +98,58 @@ async fn access(client: &Client, account: &Account, vm: String, snapshot: String
         vm,
         snapshot,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Owner,
+        soap::{Fault, FaultKind},
+    };
+
+    fn taken() -> Taken {
+        Taken {
+            of: MoRef::new("VirtualMachineSnapshot", "snapshot-70"),
+            vm: MoRef::vm("vm-57"),
+            owner: Owner::new("m-1"),
+            disks: Vec::new(),
+            quiesced: false,
+            made_in: None,
+            switched_tracking_on: false,
+            last_start: crate::snapshot::LastStart::Unknown,
+            warnings: Vec::new(),
+        }
+    }
+
+    fn node(id: &str, owner: &str) -> SnapshotNode {
+        SnapshotNode {
+            of: MoRef::new("VirtualMachineSnapshot", id),
+            name: format!("warmd-{owner}"),
+            description: format!("warmd, migration {owner}: x"),
+            created: None,
+            power: None,
+            has_children: false,
+        }
+    }
+
+    #[test]
+    fn the_only_snapshot_of_the_migration_is_read() {
+        let (taken, vm) = (taken(), MoRef::vm("7"));
+        let found = only_own(vec![node("7-snapshot-1", "m-2"), node("7-snapshot-2", "m-1")], &taken, &vm);
+        assert_eq!(found.unwrap().id, "7-snapshot-2");
+        for wrong in [vec![], vec![node("7-snapshot-1", "m-2")], vec![node("a", "m-1"), node("b", "m-1")]] {
+            let error = only_own(wrong, &taken, &vm).unwrap_err();
+            assert_eq!(error.kind, Kind::Blocked, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_vm_that_a_host_lacks_is_not_gone() {
+        let fault = Fault { kind: FaultKind::ObjectGone(Some(MoRef::vm("7"))), message: String::new() };
+        let gone = VsphereError::of_fault("x", fault);
+        assert_eq!(gone.kind, Kind::NotFound);
+        assert_eq!(not_now(gone).kind, Kind::Blocked);
+        assert_eq!(not_now(VsphereError::refused("x", "no")).kind, Kind::Refused);
+    }
 }

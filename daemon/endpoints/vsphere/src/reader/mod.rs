@@ -91,7 +91,7 @@ impl Vsphere {
         let settings = &self.settings.reader;
         if settings.kind == ReaderKind::Outside {
             let uri = settings.uri.as_deref().unwrap_or_default();
-            return Ok(Reader::Outside(uri.replace("{disk}", uuid)));
+            return Ok(Reader::Outside(outside(uri, &taken.of.id, uuid)));
         }
         let disk = taken
             .disk(uuid)
@@ -100,5 +100,23 @@ impl Vsphere {
         let order = Order { access, file: disk.disk.backing.file.clone() };
         let serving = Serving::start(settings, &order, &taken.owner).await;
         serving.map(Reader::Child).map_err(|error| VsphereError::new(error.kind(), context(), error))
+    }
+}
+
+/// The address of a disk of a snapshot.
+fn outside(pattern: &str, snapshot: &str, disk: &str) -> String {
+    pattern.replace("{snapshot}", snapshot).replace("{disk}", disk)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn an_outside_address_names_the_snapshot_and_the_disk() {
+        let of = |pattern| super::outside(pattern, "snapshot-70", "6000c29a");
+        assert_eq!(of("nbd://h/{snapshot}/{disk}"), "nbd://h/snapshot-70/6000c29a");
+        assert_eq!(
+            of("nbd+unix:///{disk}?socket=/s/{snapshot}"),
+            "nbd+unix:///6000c29a?socket=/s/snapshot-70"
+        );
     }
 }

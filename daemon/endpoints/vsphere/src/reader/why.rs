@@ -114,10 +114,11 @@ impl ReaderError {
             | Complaint::PluginMissing
             | Complaint::TooOld
             | Complaint::NoProgram => Kind::Refused,
-            Complaint::File => Kind::NotFound,
+            // Not `NotFound`: a file that a reader does not find says nothing of the VM, and the next pass
+            // takes another snapshot.
+            Complaint::File | Complaint::Unknown => Kind::Failed,
             Complaint::NfcLimit => Kind::Blocked,
             Complaint::Network => Kind::Unreachable,
-            Complaint::Unknown => Kind::Failed,
         }
     }
 
@@ -241,6 +242,14 @@ mod tests {
             assert_eq!(error.complaint, complaint, "{line}");
             assert!(!error.remedy().is_empty() && !error.said.starts_with("nbdkit:"), "{error}");
         }
+    }
+
+    #[test]
+    fn no_complaint_of_a_reader_says_that_the_vm_is_gone() {
+        for (words, complaint) in KNOWN {
+            assert_ne!(ReaderError::new(complaint, words).kind(), Kind::NotFound, "{words}");
+        }
+        assert_ne!(ReaderError::new(Complaint::Unknown, "x").kind(), Kind::NotFound);
     }
 
     #[test]

@@ -5,11 +5,12 @@ use warmd_cbt::mark::{ChangeMark, Changed};
 use crate::{
     Vsphere,
     error::{During as _, Kind, Result, VsphereError},
+    soap::MoRef,
     tracking::{Since, TrackedDisk, Walk, after_fault, since},
-    vim::vm,
+    vim::{events, vm},
 };
 
-use super::Taken;
+use super::{LastStart, Taken};
 
 impl Vsphere {
     /// What changed on the disk with this backing UUID since the anchor. What cannot be known is an answer,
@@ -47,7 +48,8 @@ impl Vsphere {
 
     /// Fails if a VM that is off has changed since this snapshot of it, which was the final one: it was
     /// started in between, and what it wrote was not copied. Asked before the snapshot is released. Only
-    /// evidence counts: where the server does not say, or does not track, nothing is said.
+    /// evidence counts: changed blocks where they are tracked, and the server's events; where the server does
+    /// not say, nothing is said.
     pub async fn is_unchanged(&self, taken: &Taken) -> Result<()> {
         let context = || format!("VM {}: looking whether it ran since its final snapshot", taken.vm.id);
         let now = self.inventory.fresh(&taken.vm).await.during(context)?;
@@ -82,6 +84,25 @@ impl Vsphere {
                 }
             }
         }
+        if taken.last_start.is_before_a_start(self.last_start(&taken.vm).await.during(context)?) {
+            let why = "the server's events say that it was started since the final snapshot: what was read is not its last \
+                       state; find out who started it, then go on";
+            return Err(VsphereError::refused(context(), why));
+        }
         Ok(())
+    }
+
+    /// The VM's last start by the server's events. That it does not say is no failure; that it cannot be
+    /// reached is one.
+    pub(super) async fn last_start(&self, vm: &MoRef) -> Result<LastStart> {
+        match events::last_start(&self.client, vm).await {
+            Ok(Some(key)) => Ok(LastStart::Event(key)),
+            Ok(None) => Ok(LastStart::NoneTold),
+            Err(error) if matches!(error.kind, Kind::Unreachable | Kind::Timeout) => Err(error),
+            Err(error) => {
+                tracing::info!(%vm, %error, "the server does not say when the VM was started");
+                Ok(LastStart::Unknown)
+            }
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Snapshots: one for all disks of a VM, made for a pass and removed right after it.
 //!
-//! Rule: at most one of ours on a VM at any time. Before one is made, tasks that run on the VM are waited
-//! for, and what an earlier call left is removed and consolidated. An answer that was lost is no failure: the
-//! VM is looked at. A failed call leaves no snapshot behind, as far as the server lets it.
+//! Rule: one of ours on a VM while it is read, and none between. Before one is made, tasks that run on the VM
+//! are waited for, and what an earlier call left is removed and consolidated. An answer that was lost is no
+//! failure: the VM is looked at. A failed call leaves no snapshot behind, as far as the server lets it.
 
+mod activate;
 mod changed;
+mod create;
 mod remove;
 mod take;
 
@@ -16,6 +18,7 @@ use crate::{
     tracking::Mark,
 };
 
+pub(crate) use take::pass_privileges;
 pub use take::{Anchors, VmSnapshotRequest};
 
 /// The migration that a snapshot is made for.
@@ -77,8 +80,34 @@ pub struct Taken {
     pub made_in: Option<Duration>,
     /// Whether warmd switched tracking on for it.
     pub switched_tracking_on: bool,
+    /// The last start of the VM before a final snapshot.
+    pub last_start: LastStart,
     /// What people should know.
     pub warnings: Vec<String>,
+}
+
+/// The last start of a VM, by its server's events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LastStart {
+    /// The server does not say.
+    #[default]
+    Unknown,
+    /// The server has no event of a start.
+    NoneTold,
+    /// By the event's key.
+    Event(i64),
+}
+
+impl LastStart {
+    /// Whether the VM was started between this look and a later one. Events that were deleted meanwhile are
+    /// no start.
+    fn is_before_a_start(self, later: Self) -> bool {
+        match (self, later) {
+            (Self::Unknown, _) | (_, Self::Unknown | Self::NoneTold) => false,
+            (Self::NoneTold, Self::Event(_)) => true,
+            (Self::Event(before), Self::Event(later)) => later > before,
+        }
+    }
 }
 
 /// A disk as it was at the snapshot's moment.
@@ -109,6 +138,24 @@ mod tests {
             created: None,
             power: None,
             has_children: false,
+        }
+    }
+
+    #[test]
+    fn only_an_event_that_came_later_is_a_start() {
+        use LastStart::{Event, NoneTold, Unknown};
+        for (before, later) in [(NoneTold, Event(1)), (Event(1), Event(2))] {
+            assert!(before.is_before_a_start(later), "{before:?} {later:?}");
+        }
+        for (before, later) in [
+            (Unknown, Event(1)),
+            (Event(1), Unknown),
+            (Event(1), NoneTold),
+            (NoneTold, NoneTold),
+            (Event(2), Event(2)),
+            (Event(2), Event(1)),
+        ] {
+            assert!(!before.is_before_a_start(later), "{before:?} {later:?}");
         }
     }
 

@@ -1,8 +1,5 @@
 //! Makes a snapshot of all disks at one moment.
 
-use std::time::Duration;
-
-use tokio::time::{Instant, sleep};
 use warmd_cbt::mark::ChangeMark;
 
 use crate::{
@@ -10,16 +7,12 @@ use crate::{
     error::{During as _, Kind, Result, VsphereError},
     inventory::{Connection, Power, SnapshotNode, VirtualDisk, Vm, devices},
     settings::{Quiesce, ReaderKind},
-    soap::{FaultKind, MoRef},
+    soap::MoRef,
     tracking::{self, Mark},
-    vim::{
-        properties, server,
-        tasks::{self, AtDeadline},
-        vm,
-    },
+    vim::{properties, server},
 };
 
-use super::{Owner, Taken, TakenDisk};
+use super::{LastStart, Owner, Taken, TakenDisk, remove::RedoLogEvidence};
 
 /// Each disk by its backing's UUID, with its ledger's anchor.
 pub type Anchors = Vec<(String, Option<ChangeMark>)>;
@@ -35,21 +28,27 @@ pub struct VmSnapshotRequest {
 }
 
 impl VmSnapshotRequest {
+    /// What tells that redo logs without a snapshot are of this migration.
+    fn evidence(&self) -> RedoLogEvidence<'_> {
+        RedoLogEvidence::Anchors(&self.disks)
+    }
+
     /// Whether change tracking must be reliable: the VM may write meanwhile, or a tracked pass came before. A
     /// VM that is off and not tracked is read whole and compared. What is not known is not off.
     fn needs_tracking(&self, vm: &Vm) -> bool {
-        let is_tracked = |anchor: &ChangeMark| Mark::read(anchor).is_none_or(|mark| mark.change_id.is_some());
         vm.power != Some(Power::Off)
             || self.disks.iter().any(|(_, anchor)| anchor.as_ref().is_some_and(is_tracked))
     }
 }
 
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How often a server is asked for a snapshot whose call got no answer.
-const LOOKS: u32 = 3;
+/// Whether the disk was tracked when it was copied; a mark that is not understood may say so.
+pub(super) fn is_tracked(anchor: &ChangeMark) -> bool {
+    Mark::read(anchor).is_none_or(|mark| mark.change_id.is_some())
+}
 
 /// The privileges on the VM that a pass needs, until its snapshot is removed.
-const READ: [&str; 4] = [
+const READ: [&str; 5] = [
+    "VirtualMachine.Config.DiskLease",
     "VirtualMachine.Provisioning.DiskRandomRead",
     "VirtualMachine.Provisioning.GetVmFiles",
     SNAPSHOTS[0],
@@ -57,14 +56,20 @@ const READ: [&str; 4] = [
 ];
 const SNAPSHOTS: [&str; 2] = ["VirtualMachine.State.CreateSnapshot", "VirtualMachine.State.RemoveSnapshot"];
 
+/// The privileges on the VM that a pass with this reader needs. Without the last of them a snapshot would
+/// stay.
+pub(crate) fn pass_privileges(reader: ReaderKind) -> &'static [&'static str] {
+    if reader == ReaderKind::Outside { &SNAPSHOTS } else { &READ }
+}
+
 impl Vsphere {
     /// Makes the snapshot. If that fails, none is left as far as the server lets it.
     pub async fn take(&self, request: &VmSnapshotRequest) -> Result<Taken> {
         let context = || format!("VM {}: taking a snapshot", request.vm.id);
         let result = self.make(request).await.during(context);
         if let Err(error) = &result
-            && !error.is_gone()
-            && let Err(also) = self.end_snapshots(&request.vm, &request.owner).await
+            && !error.is_gone(&request.vm)
+            && let Err(also) = self.quiet(&request.vm, &request.owner, request.evidence()).await
         {
             tracing::warn!(vm = %request.vm, error = %also, "what a failed snapshot may have left is looked at later");
         }
@@ -72,38 +77,21 @@ impl Vsphere {
     }
 
     async fn make(&self, request: &VmSnapshotRequest) -> Result<Taken> {
-        let (vm, _) = self.quiet(&request.vm, &request.owner).await?;
+        let (vm, _) = self.quiet(&request.vm, &request.owner, request.evidence()).await?;
         check_allowed(&vm, request)?;
-        // Without the last of these a snapshot would stay.
-        let wanted =
-            if self.settings.reader.kind == ReaderKind::Outside { &SNAPSHOTS[..] } else { &READ[..] };
-        server::require(&self.client, &vm.of, wanted).await?;
+        server::require(&self.client, &vm.of, pass_privileges(self.settings.reader.kind)).await?;
         let mut warnings = Vec::new();
-        let mut vm = vm;
-        let mut switched_tracking_on = false;
-        if !vm.tracking_enabled && !request.is_final && self.settings.enable_change_tracking {
-            match tracking::may_switch_on(&vm) {
-                Ok(()) => {
-                    vm = self.switch_tracking_on(&vm, &request.owner).await?;
-                    check_allowed(&vm, request)?;
-                    switched_tracking_on = true;
-                }
-                Err(why) => warnings.push(format!("changed-block tracking stays off: {why}")),
-            }
-        }
+        let (vm, switched_tracking_on) = self.with_tracking(vm, request, &mut warnings).await?;
+        // It took a while.
+        check_allowed(&vm, request)?;
+        // Before the snapshot: a start after this look counts.
+        let last_start = if request.is_final { self.last_start(&vm.of).await? } else { LastStart::Unknown };
         let quiesce = self.settings.quiesce == Quiesce::Try && vm.power == Some(Power::On);
         let (of, quiesced, made_in) = self.create(&vm, &request.owner, quiesce, &mut warnings).await?;
         // Others may have made one in the same moment, and whose comes first decides what tracking says.
-        let after = self.inventory.fresh(&vm.of).await?;
-        let own = after.snapshots.iter().find(|node| node.of == of);
-        let own = own.ok_or_else(|| {
-            VsphereError::blocked(
-                "looking at it",
-                "others removed the snapshot that was just made; trying again",
-            )
-        })?;
+        let (after, own) = self.only_own(&vm.of, &request.owner, &of).await?;
         judge_others(&after, request)?;
-        judge_moment(own, request)?;
+        judge_moment(&own, request)?;
         let is_reliable = is_trackable(&vm, &request.owner) && is_trackable(&after, &request.owner);
         if !is_reliable {
             let why = "it has snapshots of others, or disks to be consolidated: its changes are not tracked, and the next \
@@ -119,82 +107,9 @@ impl Vsphere {
             quiesced,
             made_in,
             switched_tracking_on,
+            last_start,
             warnings,
         })
-    }
-
-    /// Creates it, and answers whether the guest was brought to rest and how long the server took.
-    async fn create(
-        &self,
-        vm: &Vm,
-        owner: &Owner,
-        quiesce: bool,
-        warnings: &mut Vec<String>,
-    ) -> Result<(MoRef, bool, Option<Duration>)> {
-        match self.create_once(vm, owner, quiesce).await {
-            Err(error) if quiesce && is_about_quiescing(&error) => {
-                warnings.push(format!(
-                    "the guest could not be brought to rest, so this pass copies it as after a power failure; the final \
-                     pass is of the VM when it is off ({error})"
-                ));
-                let (of, took) = self.create_once(vm, owner, false).await?;
-                Ok((of, false, took))
-            }
-            Err(error) => Err(error),
-            Ok((of, took)) => Ok((of, quiesce, took)),
-        }
-    }
-
-    async fn create_once(&self, vm: &Vm, owner: &Owner, quiesce: bool) -> Result<(MoRef, Option<Duration>)> {
-        let within = Duration::from_secs(self.settings.snapshot_seconds);
-        let (name, description) = (owner.snapshot_name(), owner.description());
-        let begun = vm::create_snapshot(&self.client, &vm.of, &name, &description, quiesce).await;
-        let result = match begun {
-            Ok(task) => tasks::wait(&self.client, &task, within, AtDeadline::Cancel).await,
-            Err(error) => Err(error),
-        };
-        match result {
-            Ok(done) => match done.result.as_ref().and_then(crate::soap::Element::moref) {
-                Some(of) => Ok((of, done.took)),
-                None => self.adopt(&vm.of, owner, within).await?.map(|of| (of, done.took)).ok_or_else(|| {
-                    VsphereError::failed("creating it", "the task succeeded, and there is no snapshot")
-                }),
-            },
-            Err(error) if error.is_undecided() => {
-                tracing::info!(vm = %vm.of, %error, "whether a snapshot was made is looked at");
-                match self.adopt(&vm.of, owner, within).await? {
-                    Some(of) => Ok((of, None)),
-                    None => Err(error),
-                }
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The snapshot that a call made whose answer was lost, once no task runs on the VM.
-    async fn adopt(&self, vm: &MoRef, owner: &Owner, within: Duration) -> Result<Option<MoRef>> {
-        let deadline = Instant::now() + within;
-        let mut looks = 0;
-        loop {
-            match self.idle(vm).await {
-                Ok(vm) => {
-                    let own = vm.snapshots.iter().find(|node| owner.has_made(node));
-                    looks += 1;
-                    // The server may carry out a call some time after the connection was lost.
-                    if own.is_some() || looks == LOOKS {
-                        return Ok(own.map(|node| node.of.clone()));
-                    }
-                    sleep(LOOK_AGAIN).await;
-                }
-                Err(error)
-                    if matches!(error.kind, Kind::Unreachable | Kind::Timeout)
-                        && Instant::now() < deadline =>
-                {
-                    sleep(LOOK_AGAIN).await;
-                }
-                Err(error) => return Err(error),
-            }
-        }
     }
 
     /// The disks by the snapshot's own settings: those of its moment.
@@ -220,65 +135,6 @@ impl Vsphere {
         }
         Ok(taken)
     }
-
-    /// Switches tracking on, and makes it take effect by a snapshot that is removed at once.
-    async fn switch_tracking_on(&self, vm: &Vm, owner: &Owner) -> Result<Vm> {
-        let context = || "switching changed-block tracking on".to_owned();
-        tracing::info!(vm = vm.name, "changed-block tracking is switched on");
-        self.set_tracking_with_note(vm, owner).await.during(context)?;
-        // It takes effect when the VM is stunned: by a snapshot made and removed.
-        self.create_once(vm, owner, false).await.during(context)?;
-        let (vm, _) = self.quiet(&vm.of, owner).await.during(context)?;
-        if !vm.tracking_enabled {
-            return Err(VsphereError::failed(context(), "the server took it, and it is still off"));
-        }
-        Ok(vm)
-    }
-
-    /// Switches it on, and notes in the same call for whom. Without the privilege for notes it stays on
-    /// afterwards.
-    async fn set_tracking_with_note(&self, vm: &Vm, owner: &Owner) -> Result<()> {
-        let notes = tracking::with_note(&vm.annotation, owner);
-        match self.set_tracking_and_notes(&vm.of, true, &notes).await {
-            Err(error) if matches!(error.fault(), Some(FaultKind::NoPermission { .. })) => {
-                tracing::warn!(vm = vm.name, %error, "changed-block tracking will stay on: it cannot be noted");
-                self.set_tracking(&vm.of, true).await
-            }
-            result => result,
-        }
-    }
-
-    async fn set_tracking_and_notes(&self, vm: &MoRef, on: bool, notes: &str) -> Result<()> {
-        let within = Duration::from_secs(self.settings.task_seconds);
-        let task = vm::reconfigure(&self.client, vm, |spec| {
-            spec.text("annotation", vm::notes(notes)).text("changeTrackingEnabled", on)
-        });
-        tasks::wait(&self.client, &task.await?, within, AtDeadline::Leave).await.map(drop)
-    }
-
-    /// Switches tracking off again if it was switched on for this migration. Answers whether it did. On a VM
-    /// that runs this takes effect with its next stun or start.
-    pub async fn restore_tracking(&self, of: &MoRef, owner: &Owner) -> Result<bool> {
-        let context = || format!("VM {}: switching changed-block tracking off again", of.id);
-        let vm = self.inventory.fresh(of).await.during(context)?;
-        if tracking::switched_on_for(&vm.annotation).as_ref() != Some(owner) {
-            return Ok(false);
-        }
-        let notes = tracking::without_note(&vm.annotation);
-        self.set_tracking_and_notes(of, false, &notes).await.during(context)?;
-        let now = self.inventory.fresh(of).await.during(context)?;
-        if tracking::switched_on_for(&now.annotation).is_some() {
-            return Err(VsphereError::failed(context(), "its notes were set, and are others"));
-        }
-        Ok(true)
-    }
-
-    /// Switches tracking of a VM on or off; how it is already is success.
-    pub async fn set_tracking(&self, vm: &MoRef, on: bool) -> Result<()> {
-        let within = Duration::from_secs(self.settings.task_seconds);
-        let task = vm::reconfigure(&self.client, vm, |spec| spec.text("changeTrackingEnabled", on)).await?;
-        tasks::wait(&self.client, &task, within, AtDeadline::Leave).await.map(drop)
-    }
 }
 
 /// A disk with the mark of the snapshot's moment.
@@ -302,16 +158,6 @@ fn with_mark(
     let mark =
         Mark { disk: uuid.to_owned(), capacity: disk.capacity.0, snapshot: snapshot.id.clone(), change_id };
     TakenDisk { disk: disk.clone(), mark, tracking_enabled }
-}
-
-/// Whether the snapshot failed because of what it asked of the guest.
-fn is_about_quiescing(error: &VsphereError) -> bool {
-    match error.fault() {
-        Some(FaultKind::Quiesce(_) | FaultKind::ToolsUnavailable) => true,
-        // Older releases say no more than that the VM's state did not allow it.
-        Some(FaultKind::InvalidState(_)) => true,
-        _ => false,
-    }
 }
 
 /// Refuses a VM of which no snapshot may be made now.
@@ -471,6 +317,9 @@ mod tests {
         for power in [Some(Power::On), Some(Power::Suspended), None] {
             let error = judge_moment(&of(power), &request(true, true)).unwrap_err();
             assert_eq!(error.kind, Kind::Refused, "{power:?}");
+            // Tracked or not.
+            let error = judge_moment(&of(power), &request(true, false)).unwrap_err();
+            assert_eq!(error.kind, Kind::Refused, "{power:?}");
         }
     }
 
@@ -507,18 +356,5 @@ mod tests {
         assert_eq!(marked(&disk, true), (false, 1));
         disk.backing.change_id = Some("*".to_owned());
         assert_eq!(marked(&disk, true), (false, 1));
-    }
-
-    #[test]
-    fn only_faults_about_the_guest_lead_to_a_snapshot_without_it() {
-        let by = |kind| {
-            is_about_quiescing(&VsphereError::of_fault(
-                "x",
-                crate::soap::Fault { kind, message: String::new() },
-            ))
-        };
-        assert!(by(FaultKind::Quiesce("ApplicationQuiesceFault".to_owned())));
-        assert!(!by(FaultKind::NoSpace) && !by(FaultKind::TaskInProgress));
-        assert!(!by(FaultKind::Unknown("x".to_owned())));
     }
 }

@@ -8,10 +8,12 @@ use warmd_core::{
 };
 
 use crate::{
+    Owner,
     error::During as _,
-    inventory::{Connection, Vm},
+    inventory::{Connection, Power, Vm},
+    snapshot::pass_privileges,
     tracking,
-    vim::server,
+    vim::{server, tasks},
 };
 
 use super::{
@@ -19,15 +21,11 @@ use super::{
     describe::{disk_key, same_uuid},
 };
 
-/// What is done from the stop on.
-const PRIVILEGES: [&str; 7] = [
+/// What is done from the stop on, beside a pass.
+const PRIVILEGES: [&str; 3] = [
     "VirtualMachine.Config.Annotation",
-    "VirtualMachine.State.CreateSnapshot",
-    "VirtualMachine.State.RemoveSnapshot",
     "VirtualMachine.Interact.PowerOff",
     "VirtualMachine.Interact.PowerOn",
-    "VirtualMachine.Provisioning.DiskRandomRead",
-    "VirtualMachine.Provisioning.GetVmFiles",
 ];
 
 impl VsphereSource {
@@ -37,7 +35,15 @@ impl VsphereSource {
         let context = || format!("VM {id}: looking whether it can be read and started once it is off");
         let vm = self.vsphere.vm(&vm.0).await?;
         check(&vm, disks).map_err(|(kind, why)| SourceError::new(kind, context(), why))?;
-        server::require(self.vsphere.client(), &vm.of, &PRIVILEGES).await.during(context)?;
+        let client = self.vsphere.client();
+        // The VM would be off while it is waited for.
+        if let Some(task) = tasks::first_open(client, &vm.recent_tasks).await.during(context)? {
+            let why = format!("{task}; wait for its end, then cut over again");
+            return Err(SourceError::new(SourceErrorKind::Blocked, context(), why));
+        }
+        let wanted = [&PRIVILEGES[..], pass_privileges(self.vsphere.settings().reader.kind)].concat();
+        server::require(client, &vm.of, &wanted).await.during(context)?;
+        self.vsphere.can_hold_off(&vm).await.during(context)?;
         crate::reader::check(&self.vsphere.settings().reader).await.map(drop).map_err(|error| {
             let why = format!("{error}; {}", error.remedy());
             SourceError::new(SourceErrorKind::Refused, context(), why)
@@ -52,6 +58,17 @@ fn check(vm: &Vm, disks: &[DiskKey]) -> Result<(), (SourceErrorKind, String)> {
     }
     if let Some(question) = &vm.question {
         let why = format!("it waits for an answer to a question, answer it in vSphere: {question:?}");
+        return Err((SourceErrorKind::Blocked, why));
+    }
+    // Those of warmd end with its passes. A VM that is off and is not tracked is copied with others' there.
+    let others = tracking::snapshots_of_others(vm, |node| Owner::of(node).is_some());
+    if vm.power != Some(Power::Off) && !others.is_empty() {
+        let names: Vec<_> = others.iter().map(|node| format!("{:?}", node.name)).collect();
+        let why = format!(
+            "it has snapshots that are not warmd's ({}), with which its last changes cannot be read: delete them; if they \
+             are a backup's, wait for its end",
+            names.join(", ")
+        );
         return Err((SourceErrorKind::Blocked, why));
     }
     if vm.consolidation_needed {

@@ -5,7 +5,7 @@
 
 use crate::{
     client::{Client, Repeat},
-    error::{Kind, Result, VsphereError},
+    error::Result,
     soap::{Element, MoRef, SoapRequest},
 };
 
@@ -55,21 +55,18 @@ impl AutoStart {
     }
 }
 
-/// What the host does with the VM.
-pub async fn autostart(client: &Client, host: &MoRef, vm: &MoRef) -> Result<AutoStart> {
+/// What the host does with the VM; `None` if it has no list of VMs that it starts.
+pub async fn autostart(client: &Client, host: &MoRef, vm: &MoRef) -> Result<Option<AutoStart>> {
     let found = properties::read_properties(client, host, &["configManager.autoStartManager"]).await?;
     if let Some(error) = found.unread("configManager.autoStartManager") {
         return Err(error);
     }
-    let manager = found.moref("configManager.autoStartManager").ok_or_else(|| {
-        let why = "the host has no list of VMs that it starts";
-        VsphereError::new(Kind::NotFound, format!("{host}: looking what it starts"), why)
-    })?;
+    let Some(manager) = found.moref("configManager.autoStartManager") else { return Ok(None) };
     let config = properties::read_properties(client, &manager, &["config"]).await?;
     if let Some(error) = config.unread("config") {
         return Err(error);
     }
-    Ok(read(manager, config.get("config"), vm))
+    Ok(Some(read(manager, config.get("config"), vm)))
 }
 
 fn read(manager: MoRef, config: Option<&Element>, vm: &MoRef) -> AutoStart {

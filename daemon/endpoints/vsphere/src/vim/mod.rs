@@ -3,6 +3,7 @@
 //! Rule: each function is one call, or one kind of waiting. What a server leaves out is an error that names
 //! the property and the object.
 
+pub mod events;
 pub mod hosts;
 pub mod properties;
 pub mod server;

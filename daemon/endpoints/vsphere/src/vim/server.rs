@@ -19,6 +19,7 @@ pub struct ServiceContent {
     pub view_manager: Option<MoRef>,
     pub search_index: Option<MoRef>,
     pub authorization_manager: Option<MoRef>,
+    pub event_manager: Option<MoRef>,
 }
 
 /// What the server says of itself.
@@ -80,6 +81,7 @@ impl ServiceContent {
             view_manager: content.moref_at("viewManager"),
             search_index: content.moref_at("searchIndex"),
             authorization_manager: content.moref_at("authorizationManager"),
+            event_manager: content.moref_at("eventManager"),
         })
     }
 }
@@ -145,16 +147,33 @@ pub async fn require(client: &Client, on: &MoRef, wanted: &[&str]) -> Result<()>
     Err(VsphereError::refused(on.to_string(), why))
 }
 
-/// The VM with this instance UUID, which vCenter gave it.
+/// The VM with this instance UUID, which vCenter gave it. Refused if several have it: one of them is a clone
+/// that was made beside vCenter, and which one is meant is not known.
 pub async fn find_by_uuid(client: &Client, uuid: &str) -> Result<Option<MoRef>> {
     let content = client.content().await?;
     let Some(index) = &content.search_index else {
-        return Err(VsphereError::failed("FindByUuid", "the server has no search index"));
+        return Err(VsphereError::failed("FindAllByUuid", "the server has no search index"));
     };
-    let request = SoapRequest::new("FindByUuid", index, |arguments| {
+    let request = SoapRequest::new("FindAllByUuid", index, |arguments| {
         arguments.text("uuid", uuid).text("vmSearch", true).text("instanceUuid", true)
     });
-    Ok(client.call(&request, Repeat::Safe).await?.moref_at("returnval"))
+    the_only(&client.call(&request, Repeat::Safe).await?, uuid)
+}
+
+fn the_only(answer: &Element, uuid: &str) -> Result<Option<MoRef>> {
+    let mut found: Vec<MoRef> = answer.all("returnval").filter_map(Element::moref).collect();
+    found.sort();
+    found.dedup();
+    if found.len() > 1 {
+        let all: Vec<_> = found.iter().map(|vm| vm.id.as_str()).collect();
+        let why = format!(
+            "several VMs have the instance UUID {uuid} ({}): remove the clone from the \
+             inventory, and register it again as a copy, so that it gets another",
+            all.join(", ")
+        );
+        return Err(VsphereError::refused("FindAllByUuid", why));
+    }
+    Ok(found.pop())
 }
 
 #[cfg(test)]
@@ -190,6 +209,21 @@ mod tests {
         assert!(told(strange).contains("VirtualToaster"));
         let header = "<fullName>x</fullName><apiType>HostAgent</apiType><apiVersion>1\r\nX: y</apiVersion>";
         assert!(told(header).contains("version"));
+    }
+
+    #[test]
+    fn a_uuid_that_clones_share_names_no_vm() {
+        let found = |vms: &[&str]| {
+            let each = vms.iter().map(|vm| format!("<returnval type='VirtualMachine'>{vm}</returnval>"));
+            let text = format!("<FindAllByUuidResponse>{}</FindAllByUuidResponse>", each.collect::<String>());
+            the_only(&Element::read(text.as_bytes()).unwrap(), "u-1")
+        };
+        assert_eq!(found(&[]).unwrap(), None);
+        assert_eq!(found(&["vm-1"]).unwrap(), Some(MoRef::vm("vm-1")));
+        assert_eq!(found(&["vm-1", "vm-1"]).unwrap(), Some(MoRef::vm("vm-1")));
+        let error = found(&["vm-2", "vm-1"]).unwrap_err();
+        assert_eq!(error.kind, crate::Kind::Refused);
+        assert!(error.to_string().contains("vm-1, vm-2"), "{error}");
     }
 
     #[test]

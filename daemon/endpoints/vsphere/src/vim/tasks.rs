@@ -109,7 +109,7 @@ pub async fn wait(client: &Client, task: &MoRef, within: Duration, at_deadline: 
                     return Err(VsphereError::new(Kind::Timeout, context(), why));
                 }
             }
-            Err(error) if error.is_gone() => {
+            Err(error) if error.is_gone(task) => {
                 let why = "the server does not know the task any more (was it restarted?); what became of it is looked at";
                 return Err(VsphereError::new(Kind::Unreachable, context(), why));
             }
@@ -139,11 +139,7 @@ async fn look(client: &Client, task: &MoRef) -> Result<TaskStatus> {
 fn status(object: &Object) -> Result<TaskStatus> {
     let state = object.need_text("info.state")?;
     Ok(match state {
-        "queued" | "running" => TaskStatus::Open(Running {
-            what: object.text("info.descriptionId").unwrap_or("a task").to_owned(),
-            progress: object.text("info.progress").and_then(|text| text.parse().ok()),
-            by: object.get("info.reason").and_then(|reason| reason.text_at("userName")).map(str::to_owned),
-        }),
+        "queued" | "running" => TaskStatus::Open(what(object)),
         "success" => {
             let at = |name: &str| object.get(name).and_then(time);
             let took = at("info.completeTime").zip(at("info.startTime")).map(|(end, start)| end - start);
@@ -160,6 +156,29 @@ fn status(object: &Object) -> Result<TaskStatus> {
     })
 }
 
+/// What these tasks are and by whom, whether they have ended or not. Tasks that the server has forgotten are
+/// left out.
+pub async fn recent(client: &Client, tasks: &[MoRef]) -> Result<Vec<Running>> {
+    let wanted = Wanted { kind: "Task", paths: &PATHS };
+    let mut found = Vec::new();
+    for task in tasks {
+        match properties::of_all(client, std::slice::from_ref(task), &[wanted]).await {
+            Ok(objects) => found.extend(objects.iter().map(what)),
+            Err(error) if error.is_gone(task) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+fn what(object: &Object) -> Running {
+    Running {
+        what: object.text("info.descriptionId").unwrap_or("a task").to_owned(),
+        progress: object.text("info.progress").and_then(|text| text.parse().ok()),
+        by: object.get("info.reason").and_then(|reason| reason.text_at("userName")).map(str::to_owned),
+    }
+}
+
 /// The first of the tasks that has not ended. Tasks that the server has forgotten have.
 pub async fn first_open(client: &Client, tasks: &[MoRef]) -> Result<Option<Running>> {
     // One by one: a single one that is gone fails a call for all.
@@ -167,7 +186,7 @@ pub async fn first_open(client: &Client, tasks: &[MoRef]) -> Result<Option<Runni
         let wanted = Wanted { kind: "Task", paths: &PATHS };
         let objects = match properties::of_all(client, std::slice::from_ref(task), &[wanted]).await {
             Ok(objects) => objects,
-            Err(error) if error.is_gone() => continue,
+            Err(error) if error.is_gone(task) => continue,
             Err(error) => return Err(error),
         };
         for object in &objects {

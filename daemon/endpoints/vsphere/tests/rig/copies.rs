@@ -89,16 +89,7 @@ async fn vm_that_ran_after_its_final_snapshot_is_not_done() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_is_read_directly_has_ids_of_its_own() {
     let rig = Rig::start(&["-host-doors"]);
-    let mut settings = rig.settings();
-    let host = rig.host("DC0_C0_H0");
-    let text = |key: &str| host[key].as_str().unwrap_or_else(|| panic!("{key}: {host}")).to_owned();
-    settings.hosts = vec![warmd_vsphere::settings::EsxiHost {
-        name: text("host"),
-        address: Some(text("address")),
-        user: text("user"),
-        password_file: text("password_file").into(),
-        thumbprint: text("thumbprint_sha256"),
-    }];
+    let mut settings = direct(&rig, "DC0_C0_H0", "DC0_C0_H0");
     let vsphere = crate::harness::open(settings.clone());
     let vm = vsphere.find("web").await.unwrap();
     let mut replica = Replica::of(&vm);
@@ -158,4 +149,44 @@ async fn a_vm_that_is_off_and_not_tracked_is_copied_whole() {
     }
     assert_eq!(rig.machine()["tracking_wanted"].as_bool(), Some(false));
     assert_eq!(vsphere.end_snapshots(&vm.of, &owner()).await.unwrap().count, 0);
+}
+
+/// Settings by which this host is asked as `name`.
+fn direct(rig: &Rig, name: &str, host: &str) -> warmd_vsphere::Settings {
+    let host = rig.host(host);
+    let text = |key: &str| host[key].as_str().unwrap_or_else(|| panic!("{key}: {host}")).to_owned();
+    let mut settings = rig.settings();
+    settings.hosts = vec![warmd_vsphere::settings::EsxiHost {
+        name: name.to_owned(),
+        address: Some(text("address")),
+        user: text("user"),
+        password_file: text("password_file").into(),
+        thumbprint: text("thumbprint_sha256"),
+    }];
+    settings
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_lacks_the_vm_for_now_says_nothing_of_the_vm() {
+    let rig = Rig::start(&["-host-doors"]);
+    // As right after a vMotion: the VM is not where it was.
+    let vsphere = crate::harness::open(direct(&rig, "DC0_C0_H0", "DC0_C0_H1"));
+    let vm = vsphere.find("web").await.unwrap();
+    let replica = Replica::of(&vm);
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    let calls = |name: &str| rig.state()["calls"][name].as_u64().unwrap_or_default();
+    let (logins, logouts) = (calls("Login"), calls("Logout"));
+    let error = vsphere.reader(&taken, &replica.disks[0].0).await.map(drop).unwrap_err();
+    assert_eq!(error.kind, warmd_vsphere::Kind::Blocked, "{error}");
+    assert_eq!((calls("Login"), calls("Logout")), (logins + 1, logouts + 1), "a session is left on the host");
+
+    let here = crate::harness::open(direct(&rig, "DC0_C0_H0", "DC0_C0_H0"));
+    let reader = here.reader(&taken, &replica.disks[0].0).await.unwrap();
+    reader.close().await;
+    // The host is behind vCenter, and does not show the snapshot.
+    let mut other = taken.clone();
+    other.owner = warmd_vsphere::Owner::new("0190f3a4-0000-7000-8000-000000000002");
+    let error = here.reader(&other, &replica.disks[0].0).await.map(drop).unwrap_err();
+    assert_eq!(error.kind, warmd_vsphere::Kind::Blocked, "{error}");
+    vsphere.release(&taken).await.unwrap();
 }

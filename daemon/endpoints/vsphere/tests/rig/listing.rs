@@ -128,3 +128,17 @@ async fn a_release_that_is_too_old_is_refused() {
     assert_eq!(vsphere.about().await.unwrap().release(), Some((9, 0)));
     assert_eq!(vsphere.vms().await.unwrap().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_uuid_that_two_vms_have_names_neither() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("copy.raw");
+    std::fs::File::create(&file).unwrap().set_len(1 << 20).unwrap();
+    let rig = Rig::start(&["-machine", &format!("copy={}", file.display())]);
+    let vsphere = rig.open();
+    let uuid = vsphere.find("web").await.unwrap().instance_uuid.unwrap();
+    rig.order("twin", &json!({"machine": "copy", "name": "web"}));
+    let error = vsphere.locate(&uuid).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Refused, "{error}");
+    assert!(error.to_string().contains("several VMs"), "{error}");
+}

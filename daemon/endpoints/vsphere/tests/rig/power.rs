@@ -123,3 +123,51 @@ async fn holding_off_takes_the_autostart_and_gives_it_back() {
     assert_eq!((held_off(&free), free.annotation.as_str()), (None, vm.annotation.as_str()));
     assert!(vsphere.starters(&vm.of, &owner()).await.unwrap().autostart);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_untracked_vm_that_ran_after_its_final_snapshot_is_found() {
+    let rig = Rig::start(&[]);
+    let mut settings = rig.settings();
+    settings.enable_change_tracking = false;
+    let vsphere = crate::harness::open(settings);
+    let vm = vsphere.find("web").await.unwrap();
+    // A start before the final snapshot is none after it.
+    vsphere.shut_down(&vm.of, within(20, false)).await.unwrap();
+    vsphere.power_on(&vm.of).await.unwrap();
+    vsphere.shut_down(&vm.of, within(20, false)).await.unwrap();
+    let mut replica = crate::harness::Replica::of(&vm);
+    let taken = vsphere.take(&replica.request(&vm, true)).await.unwrap();
+    assert!(taken.disks.iter().all(|disk| disk.mark.change_id.is_none()), "it is tracked");
+    replica.draw(&vsphere, &taken).await;
+    vsphere.is_unchanged(&taken).await.unwrap();
+    for what in ["on", "off"] {
+        rig.order("power", &json!({"machine": "web", "do": what}));
+    }
+    let error = vsphere.is_unchanged(&taken).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Refused, "{error}");
+    assert!(error.to_string().contains("was started"), "{error}");
+    vsphere.release(&taken).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_suspended_meanwhile_is_not_cut_off() {
+    let (rig, vsphere, vm) = started(&[]).await;
+    // The first attempt fails, and in the pause before the second a person suspends the VM.
+    rig.order("fail", &json!({"method": "PowerOffVM_Task", "fault": "TaskInProgress"}));
+    let stopping = tokio::spawn({
+        let (vsphere, of) = (vsphere.clone(), vm.of.clone());
+        async move { vsphere.shut_down(&of, within(0, true)).await }
+    });
+    let begun = Instant::now();
+    while rig.state()["calls"]["PowerOffVM_Task"].as_u64().unwrap_or_default() == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "its power is not cut");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let suspend = SoapRequest::new("SuspendVM_Task", &vm.of, |arguments| arguments);
+    vsphere.client().call(&suspend, Repeat::Once).await.unwrap();
+    let error = stopping.await.unwrap().unwrap_err();
+    assert_eq!(error.kind, Kind::Blocked, "{error}");
+    assert!(error.to_string().contains("suspended"), "{error}");
+    assert_eq!(vsphere.power(&vm.of).await.unwrap(), Power::Suspended);
+}

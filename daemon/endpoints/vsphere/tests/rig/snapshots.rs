@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use serde_json::json;
-use warmd_vsphere::Kind;
+use warmd_vsphere::{
+    Kind,
+    snapshot::Taken,
+    vim::tasks::{self, AtDeadline},
+};
 
 use crate::harness::{Replica, Rig, owner};
 
@@ -142,4 +146,81 @@ async fn a_guest_that_cannot_be_brought_to_rest_is_copied_without() {
     let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
     assert!(taken.quiesced && taken.warnings.is_empty(), "{:?}", taken.warnings);
     vsphere.release(&taken).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_snapshot_of_ours_goes_and_the_answered_one_is_read() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    let mut replica = Replica::of(&vm);
+    vsphere.release(&vsphere.take(&replica.request(&vm, false)).await.unwrap()).await.unwrap();
+    for drops in [false, true] {
+        rig.order("fail", &json!({"method": "CreateSnapshot_Task", "twice": true}));
+        if drops {
+            rig.order("fail", &json!({"method": "CreateSnapshot_Task", "drop": true, "after": true}));
+        }
+        rig.write(0, 1 << 20, 100_000, 71);
+        let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+        let left: Vec<_> =
+            vsphere.vm(&vm.of.id).await.unwrap().snapshots.into_iter().map(|node| node.of).collect();
+        assert_eq!(left, std::slice::from_ref(&taken.of), "drops: {drops}");
+        replica.draw(&vsphere, &taken).await;
+        replica.check(&rig);
+        vsphere.release(&taken).await.unwrap();
+        assert_eq!(rig.snapshots(), 0);
+    }
+    assert_eq!(rig.state()["overlaps"].as_u64().unwrap_or_default(), 0);
+}
+
+/// Ends the migration's snapshot as a daemon does that is killed before the consolidation.
+async fn removed_and_killed(rig: &Rig, vsphere: &warmd_vsphere::Vsphere, taken: &Taken) {
+    let task = warmd_vsphere::vim::vm::remove_snapshot(vsphere.client(), &taken.of).await.unwrap();
+    let within = Duration::from_secs(20);
+    tasks::wait(vsphere.client(), &task, within, AtDeadline::Leave).await.unwrap();
+    rig.order("consolidation", &json!({"machine": "web", "on": true}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redo_logs_of_a_removal_before_a_crash_are_consolidated() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    let mut replica = Replica::of(&vm);
+    let calls = || rig.state()["calls"]["ConsolidateVMDisks_Task"].as_u64().unwrap_or_default();
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    replica.draw(&vsphere, &taken).await;
+    removed_and_killed(&rig, &vsphere, &taken).await;
+    // The next daemon's first look: the server's tasks say who removed a snapshot.
+    rig.open().end_snapshots(&vm.of, &owner()).await.unwrap();
+    assert_eq!(calls(), 1);
+
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    replica.draw(&vsphere, &taken).await;
+    removed_and_killed(&rig, &vsphere, &taken).await;
+    // Its next pass: vCenter has forgotten its tasks, and the anchors say that no other snapshot came since.
+    rig.order("restart", &json!({"seconds": 0.1}));
+    let next = rig.open();
+    let taken = next.take(&replica.request(&vm, false)).await.unwrap();
+    assert_eq!(calls(), 2);
+    assert!(taken.warnings.is_empty(), "{:?}", taken.warnings);
+    next.release(&taken).await.unwrap();
+    assert!(!next.vm(&vm.of.id).await.unwrap().consolidation_needed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consolidation_that_failed_is_tried_again_at_the_next_pass() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    // Not copied: there are no anchors.
+    let replica = Replica::of(&vm);
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    rig.order("consolidation", &json!({"machine": "web", "on": true}));
+    rig.order("fail", &json!({"method": "ConsolidateVMDisks_Task", "fault": "NoDiskSpace"}));
+    let error = vsphere.release(&taken).await.unwrap_err();
+    assert_eq!(error.kind, Kind::Blocked, "{error}");
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    vsphere.release(&taken).await.unwrap();
+    assert!(!vsphere.vm(&vm.of.id).await.unwrap().consolidation_needed);
 }

@@ -130,3 +130,58 @@ async fn a_move_between_hosts_and_a_new_name_change_nothing() {
     let reasons = pass(&rig, &vsphere, &vm, &mut replica).await;
     assert!(reasons.iter().all(|why| why.contains("reset")), "{reasons:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tracking_that_others_switched_on_is_brought_into_effect() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    let mut replica = Replica::of(&vm);
+    // The setting alone: nothing has stunned the VM.
+    vsphere.set_tracking(&vm.of, true).await.unwrap();
+    let made = || rig.machine()["snapshots_made"].as_u64().unwrap();
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    assert_eq!((made(), rig.snapshots()), (2, 1), "one to stun it, one to read");
+    assert!(!taken.switched_tracking_on && taken.warnings.is_empty(), "{:?}", taken.warnings);
+    replica.draw(&vsphere, &taken).await;
+    vsphere.release(&taken).await.unwrap();
+    rig.write(0, 1 << 20, 5, 81);
+    assert!(pass(&rig, &vsphere, &vm, &mut replica).await.is_empty());
+    assert_eq!(made(), 3, "it is stunned once");
+    assert_eq!(vsphere.restore_tracking(&vm.of, &crate::harness::owner()).await.ok(), Some(false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tracking_whose_switch_got_no_answer_is_brought_into_effect() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    let mut replica = Replica::of(&vm);
+    rig.order("fail", &json!({"method": "ReconfigVM_Task", "drop": true, "after": true}));
+    let error = vsphere.take(&replica.request(&vm, false)).await.map(drop).unwrap_err();
+    assert_eq!(error.kind, Kind::Unreachable, "{error}");
+    let made = || rig.machine()["snapshots_made"].as_u64().unwrap();
+    assert_eq!((made(), rig.machine()["tracking_wanted"].as_bool()), (0, Some(true)));
+    let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
+    assert_eq!(made(), 2, "one to stun it, one to read");
+    replica.draw(&vsphere, &taken).await;
+    vsphere.release(&taken).await.unwrap();
+    // The note went with the setting.
+    assert!(vsphere.restore_tracking(&vm.of, &crate::harness::owner()).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pass_without_its_privileges_makes_no_snapshot() {
+    let rig = Rig::start(&[]);
+    let vsphere = rig.open();
+    let vm = vsphere.find("web").await.unwrap();
+    let replica = Replica::of(&vm);
+    for privilege in ["VirtualMachine.Config.ChangeTracking", "VirtualMachine.Config.DiskLease"] {
+        rig.order("deny", &json!({"privilege": privilege, "object": vm.of.id, "on": true}));
+        let error = vsphere.take(&replica.request(&vm, false)).await.map(drop).unwrap_err();
+        assert_eq!(error.kind, Kind::Refused, "{error}");
+        assert!(error.to_string().contains("lacks") && error.to_string().contains(privilege), "{error}");
+        rig.order("deny", &json!({"privilege": privilege, "object": vm.of.id, "on": false}));
+        assert_eq!(rig.machine()["snapshots_made"].as_u64(), Some(0), "{privilege}");
+    }
+}
