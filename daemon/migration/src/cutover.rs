@@ -1,10 +1,11 @@
-//! The phases of a cutover; `back.rs` undoes one, `hold.rs` holds the source off.
+//! The phases of a cutover; `before_stop.rs` checks, `back.rs` undoes one, `hold.rs` holds the source off.
 //!
 //! Rule: every phase may be repeated from its beginning. Until the target VM's start is requested, any
 //! failure leads to [`undo`]; after that only a target that reports that its VM does not run does. Never do
 //! both VMs run.
 
 mod back;
+mod before_stop;
 mod hold;
 
 use std::time::Duration;
@@ -16,7 +17,6 @@ use warmd_core::{
     model::{
         conversion::ConversionView,
         event_kind::EventKind,
-        id::DiskKey,
         machine::PowerState,
         outcome::PhaseOutcome,
         phase::{Phase, PhaseDeadline},
@@ -29,10 +29,15 @@ use warmd_core::{
 use warmd_store::RecordedRoot;
 
 pub use self::back::{clean, undo};
-use self::hold::hold_off;
 pub(super) use self::{
-    back::{discard_seen, may_be_made, power_on_seen, source_back, unless_away},
+    back::{
+        discard_seen, end_snapshot_soon, may_be_made, power_on_seen, source_back, still_to_end, unless_away,
+    },
     hold::{give_starters_back, let_go},
+};
+use self::{
+    before_stop::{can_finish, same_disks},
+    hold::hold_off,
 };
 use super::{
     admission, afterwards,
@@ -50,6 +55,8 @@ const POWER_MARGIN: Duration = Duration::from_mins(1);
 const RELEASE_DEADLINE: Duration = Duration::from_mins(5);
 /// Extra time for the last looks of a boot check.
 const BOOT_MARGIN: Duration = Duration::from_secs(30);
+/// How long a source VM that is off waits for the end of its snapshot before it is powered on.
+const END_SOON: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The time limit for the target's answer whether its VM runs.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -110,11 +117,10 @@ async fn catch_up_delta(context: &Context, stop: &StopSignal) -> Result<PhaseOut
     // VM was off.
     let power = context.source.power(&context.vm).await?;
     context.remember(|cutover| cutover.was_running = Some(power == PowerState::Running)).await?;
+    context.set_asks_shutdown(false);
     same_disks(context).await?;
     machine_changes::before_stop(context).await?;
-    // Check now what the phases after the stop need: later the VM would be off when it is found missing.
-    let disks: Vec<_> = context.machine.disks.iter().map(|disk| disk.key.clone()).collect();
-    context.source.can_finish(&context.vm, &disks).await?;
+    can_finish(context).await?;
     conversion::check(context).await?;
     admission::pass(context, PassKind::Delta, stop, None).await?.drained()?;
     Ok(PhaseOutcome::Done)
@@ -134,7 +140,13 @@ async fn stop_source(context: &Context) -> Result<PhaseOutcome, WorkError> {
     }
     let how = match power {
         PowerState::Off => HowStopped::WasOff,
-        PowerState::Running | PowerState::Paused => context.source.shut_down(&context.vm, policy).await?,
+        PowerState::Running | PowerState::Paused => {
+            // Again: the catch-up delta and hooks took their time, and a backup may have begun meanwhile.
+            same_disks(context).await?;
+            can_finish(context).await?;
+            context.set_asks_shutdown(true);
+            context.source.shut_down(&context.vm, policy).await?
+        }
     };
     // The first time is kept if the phase is repeated after a restart.
     context
@@ -440,23 +452,6 @@ pub(super) async fn fence(context: &Context) -> Result<(), WorkError> {
              starts it (autostart, high availability, a person), then cut over again",
         )),
     }
-}
-
-/// A disk that was added to the VM since the migration began is in no ledger: without it nothing may be
-/// handed over.
-async fn same_disks(context: &Context) -> Result<(), WorkError> {
-    // Only their names: the sizes may be unknown for a VM that is off.
-    let now = context.source.disk_keys(&context.vm).await?;
-    let is_known = |key: &DiskKey| context.machine.disks.iter().any(|disk| disk.key == *key);
-    let added: Vec<_> = now.iter().filter(|key| !is_known(key)).map(ToString::to_string).collect();
-    if added.is_empty() {
-        return Ok(());
-    }
-    Err(WorkError::operator(format!(
-        "the source VM has got disks since the migration began, and they are not copied: {}; detach them, or cancel \
-         and apply the plan again",
-        added.join(", ")
-    )))
 }
 
 /// The ledger's fourth rule, checked against the store. Blocks that a conversion changed are pending.

@@ -134,12 +134,12 @@ async fn take_back(context: &Context) -> Result<(), WorkError> {
 
 /// Restores the source as before the cutover; returns its power state in words.
 async fn source_back(context: &Context) -> Result<&'static str, SourceError> {
-    let ended = context.source.end_snapshot(&context.vm, context.id).await;
     if context.cutover().was_running == Some(true) {
+        let ended = cutover::end_snapshot_soon(context).await;
         cutover::power_on_seen(context).await?;
-        return ended.map(|()| "is started");
+        return cutover::still_to_end(context, ended).await.map(|()| "is started");
     }
-    ended?;
+    context.source.end_snapshot(&context.vm, context.id).await?;
     Ok(match context.source.power(&context.vm).await? {
         PowerState::Off if context.cutover().was_running.is_none() => {
             "is off, and whether it ran before the cutover is not known: start it by hand if it did"

@@ -41,6 +41,11 @@ impl Faults {
         self.lock().clear();
     }
 
+    /// Removes the fault of the call `name`.
+    pub fn lift(&self, name: &str) {
+        self.lock().remove(name);
+    }
+
     /// Whether any fault is set for `name`.
     pub fn holds(&self, name: &str) -> bool {
         self.lock().contains_key(name)

@@ -99,6 +99,11 @@ impl Source for SimulatedSource {
         Ok(self.0.with(|truth| truth.source_objects.clone()))
     }
 
+    async fn can_finish(&self, _vm: &VmId, _disks: &[DiskKey]) -> Result<(), SourceError> {
+        self.strike("can-finish").await?;
+        Ok(())
+    }
+
     async fn power(&self, _vm: &VmId) -> Result<PowerState, SourceError> {
         self.strike("power").await?;
         Ok(self.0.with(|truth| if truth.source_runs { PowerState::Running } else { PowerState::Off }))

@@ -28,6 +28,7 @@ mod rollback;
 mod schedule;
 mod scheduled_cutover;
 mod started;
+mod stopping;
 mod storages;
 mod supervised;
 mod unreadable;

@@ -13,7 +13,7 @@ use warmd_vsphere::{Vsphere, client::Repeat, soap::SoapRequest, vim::properties}
 use super::bench::{Bench, GRACEFUL, block_on};
 
 /// Switches on that the VM's host starts VMs at all.
-async fn host_starts_vms(vsphere: &Vsphere) -> Result<()> {
+pub(crate) async fn host_starts_vms(vsphere: &Vsphere) -> Result<()> {
     let vm = vsphere.find(NAME).await?;
     let found = properties::read_properties(vsphere.client(), &vm.of, &["runtime.host"]).await?;
     let host = found.moref("runtime.host").context("the VM is on no host")?;

@@ -2,6 +2,7 @@
 
 mod away;
 mod bad_input;
+mod before_stop;
 mod bench;
 mod contract;
 mod copies;

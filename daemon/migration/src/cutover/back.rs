@@ -11,7 +11,7 @@ use warmd_core::{
     targets::MachineState,
 };
 
-use super::{LOOK_EVERY, let_go, tell, was_running};
+use super::{END_SOON, LOOK_EVERY, let_go, tell, was_running};
 use crate::{context::Context, conversion, failure::WorkError, stale_state};
 
 /// Makes sure that the target VM is removed, before the source is started. A target that only keeps disks
@@ -111,14 +111,37 @@ pub async fn undo(context: &Context, from: Phase) -> Result<(), WorkError> {
 
 /// Restores the source as before the cutover. It is powered on even if its snapshot cannot be ended now.
 pub(crate) async fn source_back(context: &Context, from: Phase) -> Result<(), SourceError> {
-    let ended = context.source.end_snapshot(&context.vm, context.id).await;
-    if from.source_may_be_off() && was_running(context) {
-        if from.spec().undo.is_some_and(|undo| undo.shutdown_may_follow) {
-            await_asked_shutdown(context).await?;
-        }
-        power_on_seen(context).await?;
+    if !from.source_may_be_off() || !was_running(context) {
+        return context.source.end_snapshot(&context.vm, context.id).await;
+    }
+    let ended = end_snapshot_soon(context).await;
+    if from.spec().undo.is_some_and(|undo| undo.shutdown_may_follow) && context.may_have_asked_shutdown() {
+        await_asked_shutdown(context).await?;
+    }
+    power_on_seen(context).await?;
+    still_to_end(context, ended).await
+}
+
+/// Ends the snapshot while a VM waits, off, to be powered on: a consolidation of hours, or a task of others,
+/// is not waited for. `None` if it has not ended.
+pub(crate) async fn end_snapshot_soon(context: &Context) -> Option<Result<(), SourceError>> {
+    let ending = context.source.end_snapshot(&context.vm, context.id);
+    let ended = tokio::time::timeout(END_SOON, ending).await.ok();
+    if ended.is_none() {
+        tracing::info!(migration = %context.id, "source VM powered on before its snapshot is ended");
     }
     ended
+}
+
+/// Ends the snapshot, now that the VM runs, if [`end_snapshot_soon`] did not.
+pub(crate) async fn still_to_end(
+    context: &Context,
+    ended: Option<Result<(), SourceError>>,
+) -> Result<(), SourceError> {
+    match ended {
+        Some(ended) => ended,
+        None => context.source.end_snapshot(&context.vm, context.id).await,
+    }
 }
 
 /// A guest's shutdown cannot be withdrawn: the guest gets time to shut down, so that a late shutdown does not
@@ -133,35 +156,53 @@ async fn await_asked_shutdown(context: &Context) -> Result<(), SourceError> {
     Ok(())
 }
 
-/// Removes all that the migration holds on the source and the target.
-pub async fn clean(context: &Context) -> Result<(), WorkError> {
-    let gone = |error: &SourceError| error.kind == SourceErrorKind::NotFound;
+fn is_gone(error: &SourceError) -> bool {
+    error.kind == SourceErrorKind::NotFound
+}
+
+/// Ends the migration's snapshot, and deletes its marks.
+async fn release_marks(context: &Context) -> Result<(), WorkError> {
     match context.source.end_snapshot(&context.vm, context.id).await {
-        Err(error) if gone(&error) => {
+        Err(error) if is_gone(&error) => {
             context.log_event(EventKind::Warning, format!("nothing to release: {error}")).await;
         }
         result => result?,
     }
     match context.source.delete_marks(&context.vm, context.id, &[]).await {
-        Err(error) if gone(&error) => {
+        Err(error) if is_gone(&error) => {
             context.log_event(EventKind::Warning, format!("nothing to release: {error}")).await;
         }
         leftovers => tell(context, leftovers?).await,
+    }
+    Ok(())
+}
+
+/// Removes all that the migration holds on the source and the target.
+pub async fn clean(context: &Context) -> Result<(), WorkError> {
+    // A cutover that stopped the source, and neither ended nor was undone: the VM waits to be powered on.
+    let is_stopped = context.cutover().hold_off.is_some() && was_running(context);
+    if is_stopped {
+        // Its result is that of `source_back`.
+        end_snapshot_soon(context).await;
+    } else {
+        release_marks(context).await?;
     }
     let noted = context.target.noted_writer(context.id).await?;
     if !stale_state::is_known(&context.cutover(), StateWork::Clean, noted) {
         let text = "a cutover that warmd's state does not know of gave the target's disks to the target VM: it and its disks \
                     are left as they are, and belong to it alone";
         context.log_event(EventKind::Warning, text.to_owned()).await;
-        return Ok(());
+        return if is_stopped { release_marks(context).await } else { Ok(()) };
     }
     discarded(context).await?;
-    // A cutover that stopped the source, and neither ended nor was undone.
     if context.cutover().hold_off.is_some() {
         match source_back(context, Phase::FinalDelta).await {
-            Err(error) if gone(&error) => {}
+            Err(error) if is_gone(&error) => {}
             result => result?,
         }
+    }
+    if is_stopped {
+        release_marks(context).await?;
     }
     let_go(context).await?;
     let made = context.made_disks().await?;
