@@ -1,7 +1,7 @@
 //! Change tracking of a VM: switched on, brought into effect, left as it was.
 //!
-//! Rule: a setting is not tracking. It takes effect when the VM is stunned, and a disk that shows no change id
-//! is not tracked yet: only a snapshot made after that counts as the start.
+//! Rule: a setting is not tracking. It takes effect when the VM is stunned, and a disk that shows no change
+//! id is not tracked yet: only a snapshot made after that counts as the start.
 
 use std::time::Duration;
 
