@@ -80,7 +80,7 @@ pub fn of(case: &Case, rows: &[Row], blake3: f64) -> Vec<Bar> {
                 ));
             }
             if case.brake.read_delay_ms >= 10
-                && case.over == Over::Nbd
+                && matches!(case.over, Over::Nbd | Over::Vddk)
                 && let Some(cdi) = row(Peer::CdiLoop)
             {
                 bars.push(bar("speed against cdi-loop", cdi.ratio, BarLimit::AtLeast(8.0)));
@@ -94,6 +94,11 @@ pub fn of(case: &Case, rows: &[Row], blake3: f64) -> Vec<Bar> {
                         one.ratio,
                         BarLimit::AtLeast(10.0),
                     ));
+                }
+            }
+            if case.over == Over::Vddk && case.brake.read_delay_ms == 0 {
+                for one in [Peer::CdiLoop, Peer::MigratekitLoop].into_iter().filter_map(row) {
+                    bars.push(bar(&format!("speed against {}", one.peer), one.ratio, BarLimit::AtLeast(1.0)));
                 }
             }
             if let Some(any) = rows.first() {

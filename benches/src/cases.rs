@@ -28,6 +28,9 @@ pub enum Over {
     Nbd,
     /// An NBD export as the source, a local file as the target: what the daemon does with a libvirt host.
     NbdToFile,
+    /// A snapshot behind nbdkit's vddk plugin as the source, a local file as the target: what the daemon does
+    /// with a vCenter.
+    Vddk,
 }
 
 /// One line of the benchmark, for each of its peers.
@@ -64,6 +67,7 @@ impl Case {
             Over::Files => "file",
             Over::Nbd => "nbd",
             Over::NbdToFile => "nbd-file",
+            Over::Vddk => "vddk",
         };
         Self {
             name: format!("full-{over_name}-{}", fill.name()),
@@ -103,6 +107,19 @@ impl Case {
         case.name = format!("disks-{disks}");
         (case.disks, case.size, case.peers) = (disks, size, vec![Peer::Nbdcopy, Peer::NbdcopyBest]);
         case
+    }
+
+    /// A VM of a vCenter, disks of 1 GiB.
+    fn vsphere(name: &str, work: CaseWork, disks: u64, latency: u64) -> Self {
+        let mut case = Self::full(Over::Vddk, Fill::Half);
+        case.peers = match work {
+            CaseWork::Delta { .. } => vec![Peer::CdiLoop, Peer::MigratekitLoop],
+            _ if disks > 1 => vec![Peer::Nbdcopy],
+            _ => vec![Peer::Nbdcopy, Peer::QemuImg, Peer::CdiLoop],
+        };
+        (case.name, case.work, case.disks) = (format!("vsphere-{name}"), work, disks);
+        case.size = GIB / disks;
+        case.delayed(latency)
     }
 
     fn other(name: &str, work: CaseWork, over: Over, peers: Vec<Peer>) -> Self {
@@ -159,6 +176,12 @@ pub fn all() -> Vec<Case> {
         cases.push(Case::other("readback", CaseWork::Readback, over, grounds()));
         cases.push(Case::other("compare", CaseWork::Compare, over, vec![Peer::QemuCompare]));
     }
+    for latency in [0, 10] {
+        cases.push(Case::vsphere("full", CaseWork::Full, 1, latency));
+        let delta = CaseWork::Delta { shape: Shape::Blocks, percent: 1 };
+        cases.push(Case::vsphere("delta-1pct", delta, 1, latency));
+    }
+    cases.push(Case::vsphere("disks-8", CaseWork::Full, 8, 0));
     cases
 }
 

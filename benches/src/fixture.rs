@@ -23,6 +23,7 @@ use crate::{
     image::{self, BenchImage},
     servers::{Brake, Server},
     side::BenchSide,
+    vddk::VddkSource,
 };
 
 /// Timeout of each preparation step and of each run.
@@ -36,6 +37,8 @@ pub struct Fixture {
     pub changed: Vec<Extent>,
     pub extents_file: Option<PathBuf>,
     images: Vec<BenchImage>,
+    /// The sources of [`Over::Vddk`]; it ends before its directory goes.
+    vddk: Option<VddkSource>,
     dir: TempDir,
     /// Short paths for sockets.
     sockets: TempDir,
@@ -56,8 +59,15 @@ impl Fixture {
         let sockets = tempfile::Builder::new().prefix("warmd-bench-").tempdir()?;
         let images =
             (0..case.disks).map(|number| BenchImage { number, size: case.size, fill: case.fill }).collect();
-        let mut fixture =
-            Self { case: case.clone(), changed: Vec::new(), extents_file: None, images, dir, sockets };
+        let mut fixture = Self {
+            case: case.clone(),
+            changed: Vec::new(),
+            extents_file: None,
+            images,
+            vddk: None,
+            dir,
+            sockets,
+        };
         for name in ["source", "target"] {
             fs::create_dir(fixture.path(name))?;
         }
@@ -83,6 +93,12 @@ impl Fixture {
             for (number, image) in fixture.images.iter().enumerate() {
                 image.apply(&fixture.disk("source", number), shape, &fixture.changed)?;
             }
+        }
+        if case.over == Over::Vddk {
+            let sources: Vec<_> = (0..fixture.images.len()).map(|n| fixture.disk("source", n)).collect();
+            let dir = fixture.path("vsphere");
+            fs::create_dir(&dir)?;
+            fixture.vddk = Some(VddkSource::start(&dir, &sources, case.brake)?);
         }
         Ok(fixture)
     }
@@ -126,6 +142,16 @@ impl Fixture {
             Server::start(&self.path(name), self.sockets.path().join(format!("{name}.sock")), brake)
         };
         let mut servers = Vec::new();
+        if let Some(vddk) = &self.vddk {
+            let mut pairs = Vec::new();
+            for number in 0..self.images.len() {
+                let server = vddk.serve(number, self.sockets.path().join(format!("d{number}.sock")))?;
+                let source = BenchSide::Export { socket: server.socket().to_owned(), name: String::new() };
+                pairs.push((source, BenchSide::File(self.disk("target", number))));
+                servers.push(server);
+            }
+            return Ok(Served { pairs, _servers: servers });
+        }
         let (mut from, mut to) = (None, None);
         if self.case.over != Over::Files {
             let source = server("source", self.case.brake)?;

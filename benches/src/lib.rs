@@ -31,6 +31,8 @@ pub mod scale;
 pub mod servers;
 pub mod side;
 pub mod sides;
+pub mod vddk;
+pub mod vsphere_list;
 
 use warmd_cbt::units::{Extent, Length, Offset};
 

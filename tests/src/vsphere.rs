@@ -48,13 +48,24 @@ impl Drop for VsphereRig {
 impl VsphereRig {
     /// With disks of these sizes, written to at both ends, and more of the simulator's flags.
     pub fn start(dir: &TestDir, sizes: &[u64], more: &[&str]) -> Result<Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("vsphere");
         let mut files = Vec::new();
         for (number, size) in sizes.iter().enumerate() {
             let path = dir.join(format!("disk-{number}.raw"));
             File::create(&path)?.set_len(*size)?;
-            files.push(path.to_string_lossy().into_owned());
+            files.push(path);
         }
+        let rig = Self::over(dir.path(), &files, more)?;
+        for (disk, size) in sizes.iter().enumerate() {
+            rig.write(disk, 0, 300_000, 1 + disk as u64)?;
+            rig.write(disk, size.saturating_sub(70_000), 70_000, 11 + disk as u64)?;
+        }
+        Ok(rig)
+    }
+
+    /// With these images as its disks. What it makes is in the directory.
+    pub fn over(dir: &Path, images: &[PathBuf], more: &[&str]) -> Result<Self> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("vsphere");
+        let files: Vec<_> = images.iter().map(|image| image.to_string_lossy()).collect();
         let machine = format!("{NAME}={}", files.join(","));
         let mut process = Command::new(folder.join("start"))
             .arg(dir.join("vsphere"))
@@ -76,10 +87,6 @@ impl VsphereRig {
         let line = hear.recv_timeout(START).context("the vSphere rig says nothing")??;
         rig.place = serde_json::from_str(&line)
             .context("the vSphere rig did not start: see vsphere.log; is it set up (tests/setup)?")?;
-        for (disk, size) in sizes.iter().enumerate() {
-            rig.write(disk, 0, 300_000, 1 + disk as u64)?;
-            rig.write(disk, size.saturating_sub(70_000), 70_000, 11 + disk as u64)?;
-        }
         Ok(rig)
     }
 

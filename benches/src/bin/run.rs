@@ -14,6 +14,7 @@ use warmd_benches::{
     daemon, fixture, huge,
     pairs::Bench,
     report::{self, Row},
+    vsphere_list,
 };
 use warmd_tests::interrupt;
 
@@ -72,12 +73,13 @@ enum Job {
     Case(Box<Case>),
     Huge,
     Daemon,
+    VsphereList,
 }
 
 impl Job {
     fn all() -> Vec<Self> {
         let cases = cases::all().into_iter().map(|case| Self::Case(Box::new(case)));
-        cases.chain([Self::Huge, Self::Daemon]).collect()
+        cases.chain([Self::Huge, Self::Daemon, Self::VsphereList]).collect()
     }
 
     fn name(&self) -> &str {
@@ -85,6 +87,7 @@ impl Job {
             Self::Case(case) => &case.name,
             Self::Huge => huge::NAME,
             Self::Daemon => daemon::NAME,
+            Self::VsphereList => vsphere_list::NAME_OF_CASE,
         }
     }
 
@@ -92,7 +95,7 @@ impl Job {
     fn has_peers(&self, bench: &Bench) -> bool {
         match self {
             Self::Case(case) => case.peers.iter().any(|peer| bench.wants(*peer)),
-            Self::Huge | Self::Daemon => true,
+            Self::Huge | Self::Daemon | Self::VsphereList => true,
         }
     }
 
@@ -100,6 +103,7 @@ impl Job {
         match self {
             Self::Huge => huge::run(bench),
             Self::Daemon => daemon::run(bench),
+            Self::VsphereList => vsphere_list::run(bench),
             Self::Case(case) => {
                 let case = if bench.quick { case.as_ref().clone().quick() } else { case.as_ref().clone() };
                 let rows = bench.run(&case)?;
