@@ -18,7 +18,7 @@ use std::{
 
 /// Which of our packages each package of the product may depend on. Cargo enforces the layers; this table
 /// prevents accidental dependencies. An entry marked as interim is removed together with its dependency.
-const KNOWS: [(&str, &[&str]); 19] = [
+const KNOWS: [(&str, &[&str]); 20] = [
     ("cbt", &[]),
     ("schedules", &[]),
     ("proto", &[]),
@@ -29,7 +29,8 @@ const KNOWS: [(&str, &[&str]); 19] = [
     ("daemon/store", &["cbt", "core", "schedules", "threads"]),
     ("daemon/metrics", &["cbt", "core", "threads"]),
     ("daemon/transfer", &["cbt", "core"]),
-    ("daemon/migration", &["cbt", "core", "schedules", "store", "threads", "transfer"]),
+    ("daemon/v2v", &["core"]),
+    ("daemon/migration", &["cbt", "core", "schedules", "store", "threads", "transfer", "v2v"]),
     ("daemon/endpoints/storage", &["cbt", "core", "disks", "threads"]),
     ("daemon/endpoints/libvirt", &["cbt", "core", "disks", "storage", "threads"]),
     ("daemon/endpoints/disk", &["cbt", "core", "disks", "proto", "storage"]),
@@ -53,6 +54,7 @@ const KNOWS: [(&str, &[&str]); 19] = [
             "schedules",
             "store",
             "threads",
+            "v2v",
             "vsphere",
         ],
     ),

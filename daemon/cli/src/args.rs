@@ -292,7 +292,7 @@ zone of its schedule, the same with a zone behind it (\"22:00 Europe/Berlin\"), 
 survives a restart of the daemon. If it cannot begin before its window closes (without windows: within an hour), it \
 is missed, and then on hold.
 
-If the plan has a conversion, its command works on overlays of the target's disks, before the VM is created from \
+If the plan has a conversion, it works on overlays of the target's disks, before the VM is created from \
 them. `migration show` prints its progress, and until the target VM is started --abort undoes the conversion too.";
 
 #[derive(Debug, Subcommand)]

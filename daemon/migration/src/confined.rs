@@ -7,6 +7,8 @@ use std::{fmt, fs};
 
 /// Memory that tools which convert a guest in a VM (virt-v2v, libguestfs) need beside the daemon.
 const WANTED: u64 = 3 << 30;
+/// Memory without which virt-v2v is killed, as warmd calls it.
+const V2V_WANTS: u64 = 3 << 29;
 /// Bit of `CAP_SYS_ADMIN`.
 const SYS_ADMIN: u32 = 21;
 
@@ -60,6 +62,11 @@ impl Confinement {
     /// Whether a program that converts a guest by running a VM is known to fail under these restrictions.
     pub(super) fn binds(&self) -> bool {
         self.no_code_at_run_time || self.little_memory.is_some()
+    }
+
+    /// Whether virt-v2v fails too, which warmd calls so that it bears the other restrictions.
+    pub(super) fn kills_virt_v2v(&self) -> bool {
+        self.little_memory.is_some_and(|bytes| bytes < V2V_WANTS)
     }
 }
 
@@ -153,6 +160,9 @@ mod tests {
         assert!(code.binds() && code.to_string().contains("MemoryDenyWriteExecute"));
         let memory = Confinement { little_memory: little("2147483648\n"), ..Confinement::default() };
         assert!(memory.binds() && memory.to_string().contains("2048 MiB"), "{memory}");
+        assert!(!memory.kills_virt_v2v() && !code.kills_virt_v2v());
+        let least = Confinement { little_memory: little("1073741824\n"), ..Confinement::default() };
+        assert!(least.kills_virt_v2v());
         assert_eq!((little("max\n"), little("4294967296\n"), little("")), (None, None, None));
     }
 

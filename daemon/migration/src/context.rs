@@ -44,6 +44,7 @@ use super::{
     admission::Admissions,
     audit::AuditAmount,
     groups::Groups,
+    inspection::Inspected,
     limits::{LimitedMigration, Registry},
     monotonic_pass::MonotonicPass,
     overdue::Overdue,
@@ -128,6 +129,8 @@ pub struct Context {
     pub(super) monotonic_pass: MonotonicPass,
     /// Whether its copy is older than the RPO target.
     pub(super) overdue: Overdue,
+    /// What the inspection of its guest found.
+    pub(super) inspected: Inspected,
 }
 
 /// The parts of a [`Context`].
@@ -210,6 +213,7 @@ impl Context {
             writer_is_checked: AtomicBool::new(false),
             monotonic_pass: MonotonicPass::default(),
             overdue: Overdue::default(),
+            inspected: Inspected::default(),
         }
     }
 

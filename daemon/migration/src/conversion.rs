@@ -27,7 +27,7 @@ use warmd_core::{
     clock, crash,
     format::{bytes, seconds_between, span},
     model::{
-        conversion::{ConversionView, ConvertedDisk, Converter, machine_back},
+        conversion::{ConversionView, ConvertedDisk, VirtV2v, machine_back},
         event_kind::EventKind,
         id::{DiskKey, MigrationId, VmId},
         machine::Machine,
@@ -42,9 +42,10 @@ use warmd_store::{ConversionRow, StoreError};
 
 use super::{
     context::Context,
+    conversion_program::ConversionProgram,
     cutover::{self, unless_stopped},
     failure::WorkError,
-    program,
+    inspection, program,
 };
 
 /// Version of the command's input.
@@ -78,6 +79,9 @@ struct ConversionInput<'a> {
     machine: &'a Machine,
     /// The same value as in the environment.
     answer: &'a Path,
+    /// The plan's settings, if virt-v2v converts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    virt_v2v: Option<&'a VirtV2v>,
 }
 
 #[derive(Debug, Serialize)]
@@ -98,11 +102,11 @@ struct Disk<'a> {
 
 /// The deadline of the phase; nearly zero without a conversion.
 pub(super) fn deadline(context: &Context) -> Duration {
-    match context.conversion().converter() {
-        Some(converter) => {
+    match context.conversion().timeout() {
+        Some(timeout) => {
             // For each disk, once to write it and once to flush it.
             let times = 2 * u32::try_from(context.machine.disks.len()).unwrap_or(u32::MAX / 2).max(1);
-            converter.timeout + context.plan().cutover.delta_deadline.saturating_mul(times) + MARGIN
+            timeout + context.plan().cutover.delta_deadline.saturating_mul(times) + MARGIN
         }
         None => MARGIN,
     }
@@ -110,10 +114,11 @@ pub(super) fn deadline(context: &Context) -> Duration {
 
 /// Fails if the plan's conversion could not even start: called before anything is stopped.
 pub(super) async fn check(context: &Context) -> Result<(), WorkError> {
-    let conversion = context.conversion();
-    let Some(converter) = conversion.converter() else { return Ok(()) };
-    program::is_executable(converter.program())
-        .map_err(|why| WorkError::operator(format!("the conversion's command: {why}")))?;
+    let Some(program) = ConversionProgram::of(&context.conversion()) else { return Ok(()) };
+    if let Some(why) = program.missing().await {
+        return Err(WorkError::operator(format!("the conversion's command: {why}")));
+    }
+    inspection::check(context)?;
     let overlay = overlay_of(context).await?;
     if let Some(why) = context.made_disks().await?.iter().find_map(|disk| overlay.refusal(disk)) {
         return Err(WorkError::operator(why));
@@ -121,7 +126,7 @@ pub(super) async fn check(context: &Context) -> Result<(), WorkError> {
     Ok(overlay.check().await?)
 }
 
-async fn overlay_of(context: &Context) -> Result<&dyn ConversionOverlay, WorkError> {
+pub(super) async fn overlay_of(context: &Context) -> Result<&dyn ConversionOverlay, WorkError> {
     let overlay = context.target.conversion_overlay().await?;
     overlay.ok_or_else(|| {
         WorkError::operator(
@@ -132,17 +137,18 @@ async fn overlay_of(context: &Context) -> Result<&dyn ConversionOverlay, WorkErr
 
 /// Runs the plan's conversion, if it has one; returns the outcome.
 pub(super) async fn run_conversion(context: &Context, stop: &StopSignal) -> Result<PhaseOutcome, WorkError> {
-    let conversion = context.conversion();
-    let Some(converter) = conversion.converter() else { return Ok(PhaseOutcome::NotInPlan) };
+    let Some(program) = ConversionProgram::of(&context.conversion()) else {
+        return Ok(PhaseOutcome::NotInPlan);
+    };
     cutover::fence(context).await?;
     cutover::drained_by_ledger(context, None).await?;
     let (overlay, disks) = (overlay_of(context).await?, context.made_disks().await?);
     let overlays = overlay.create_overlays(context.id, &disks).await?;
     crash::point("conversion.guarded");
     let started = clock::now();
-    let machine = unless_stopped(stop, Box::pin(command(context, converter, &overlays))).await?;
+    let machine = unless_stopped(stop, Box::pin(command(context, &program, &overlays))).await?;
     crash::point("conversion.ran");
-    let command = converter.command.clone();
+    let command = program.shown;
     let view = ConversionView { command, started, committed: None, machine, disks: Vec::new() };
     // Not retried: the command would run twice in one cutover, or on half-converted disks.
     let told =
@@ -160,10 +166,10 @@ pub(super) async fn run_conversion(context: &Context, stop: &StopSignal) -> Resu
 /// Runs the command; returns the machine if the command changed it.
 async fn command(
     context: &Context,
-    converter: &Converter,
+    converter: &ConversionProgram,
     overlays: &Overlays,
 ) -> Result<Option<Machine>, WorkError> {
-    let (program, given) = (converter.program(), context.mapped_machine());
+    let (program, given) = (converter.name(), context.mapped_machine());
     let answer = overlays.folder.join(ANSWER);
     let input = facts(context, overlays, &given, &answer)?;
     let names: Vec<_> = overlays.disks.iter().map(|disk| disk.key.to_string()).collect();
@@ -171,7 +177,8 @@ async fn command(
     let begun = clock::now();
     let latest = Mutex::new(String::new());
     let mut tell = |line: &str| line.clone_into(&mut latest.lock().unwrap_or_else(PoisonError::into_inner));
-    let variables = [(VARIABLE, OsStr::new(&answer))];
+    let variables = converter.variables.iter().map(|(name, value)| (name.as_str(), value.as_os_str()));
+    let variables: Vec<_> = variables.chain([(VARIABLE, OsStr::new(&answer))]).collect();
     let order = program::Order {
         command: &converter.command,
         input: input.as_bytes(),
@@ -200,13 +207,14 @@ async fn command(
     Ok((machine != given).then_some(machine))
 }
 
-fn facts(
+/// The input of a conversion or an inspection.
+pub(super) fn facts(
     context: &Context,
     overlays: &Overlays,
     machine: &Machine,
     answer: &Path,
 ) -> Result<String, WorkError> {
-    let plan = context.plan();
+    let (plan, conversion) = (context.plan(), context.conversion());
     let size =
         |key: &DiskKey| machine.disks.iter().find(|disk| disk.key == *key).map_or(0, |disk| disk.size.0);
     let disks = overlays.disks.iter().map(|disk| Disk {
@@ -226,6 +234,7 @@ fn facts(
         disks: disks.collect(),
         machine,
         answer,
+        virt_v2v: conversion.virt_v2v(),
     };
     serde_json::to_string(&facts).map_err(|error| WorkError::operator(error.to_string()))
 }
@@ -265,7 +274,7 @@ async fn shown<T>(
 }
 
 /// The content of the file; empty if there is none.
-async fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(super) async fn read(path: &Path) -> io::Result<Vec<u8>> {
     let there = path.to_owned();
     warmd_threads::on(path)?.run(move || read_all(&there)).await?
 }

@@ -134,9 +134,9 @@ fn steps<'a>(
         let prior = until(typical, 4.0 * typical, policy.verify_deadline);
         steps.push(MeasuredStep { step: CutoverStep::Verify, seconds: &measured.verify, prior });
     }
-    if let Some(converter) = conversion.converter() {
+    if let Some(timeout) = conversion.timeout() {
         // The command's duration is unknown until measured: only the plan's deadline bounds it.
-        let prior = until(60.0, converter.timeout.as_secs_f64(), converter.timeout);
+        let prior = until(60.0, timeout.as_secs_f64(), timeout);
         steps.push(MeasuredStep { step: CutoverStep::Convert, seconds: &measured.convert, prior });
     }
     let down = plan.hooks.iter().filter(|hook| hook.phase.is_downtime());

@@ -55,7 +55,7 @@ use super::{
     audit::{self, Audited},
     context::{Context, spec},
     failure::WorkError,
-    machine_changes,
+    inspection, machine_changes,
     telemetry::MeasuredDisk,
 };
 
@@ -168,6 +168,9 @@ pub async fn perform_pass(
         }
     }
     crash::point("marks.released");
+    if end == PassEnd::Drained && kind != PassKind::Final && !context.is_cutting_over() {
+        inspection::look(context, stop).await;
+    }
     Ok(end)
 }
 

@@ -1,10 +1,18 @@
-//! Conversion: a command of the plan that changes the target's disks before the VM is created from them.
+//! Conversion: virt-v2v, or a command of the plan, changes the target's disks before the VM is created from
+//! them.
 //!
 //! Rule: like a hook, a conversion is a program and its arguments, never a shell command line. The machine
 //! that it returns is outside data: the machine may differ in its hardware, never in its identity or its set
 //! of disks.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+mod virt_v2v;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+    time::Duration,
+};
 
 use chrono::{DateTime, Utc};
 use serde::{
@@ -12,6 +20,7 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
+pub use self::virt_v2v::{VirtV2v, is_interface};
 use super::{id::DiskKey, machine::Machine, plan::duration};
 
 /// The longest allowed timeout of a conversion.
@@ -29,8 +38,13 @@ pub enum Conversion {
     /// The disks are handed over as copied.
     #[default]
     None,
+    /// virt-v2v, run by warmd.
+    VirtV2v(VirtV2v),
     Command(Converter),
 }
+
+/// virt-v2v's name in a plan, a report and the journal.
+pub const VIRT_V2V: &str = "virt-v2v";
 
 /// The command that converts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,28 +67,39 @@ impl Conversion {
         *self == Self::None
     }
 
-    /// The command, if there is one.
+    /// The command of the plan, if there is one.
     pub fn converter(&self) -> Option<&Converter> {
         match self {
-            Self::None => None,
+            Self::None | Self::VirtV2v(_) => None,
             Self::Command(converter) => Some(converter),
+        }
+    }
+
+    /// virt-v2v's settings, if it converts.
+    pub fn virt_v2v(&self) -> Option<&VirtV2v> {
+        match self {
+            Self::VirtV2v(options) => Some(options),
+            Self::None | Self::Command(_) => None,
+        }
+    }
+
+    /// How long it may take; `None` if nothing is converted.
+    pub fn timeout(&self) -> Option<Duration> {
+        match self {
+            Self::None => None,
+            Self::VirtV2v(options) => Some(options.timeout),
+            Self::Command(converter) => Some(converter.timeout),
         }
     }
 
     /// The problems of the setting as written; `name` is its name in the plan.
     pub(super) fn problems(&self, name: &str) -> Vec<String> {
-        let Some(converter) = self.converter() else { return Vec::new() };
-        let mut problems = Vec::new();
-        if !converter.program().starts_with('/') {
-            problems.push(format!(
-                "`{name}.command` is {:?}: begin it with the absolute path of a program; no shell reads it",
-                converter.command
-            ));
-        }
-        if converter.command.iter().any(|part| part.contains('\0')) {
-            problems.push(format!("`{name}.command` has a null character: no program can be given one"));
-        }
-        if converter.timeout.is_zero() || converter.timeout > LONGEST {
+        let mut problems = match self {
+            Self::None => return Vec::new(),
+            Self::VirtV2v(options) => options.problems(name),
+            Self::Command(converter) => converter.problems(name),
+        };
+        if self.timeout().is_some_and(|timeout| timeout.is_zero() || timeout > LONGEST) {
             problems.push(format!("`{name}.timeout` must be more than nothing and at most 24h"));
         }
         problems
@@ -82,6 +107,20 @@ impl Conversion {
 }
 
 impl Converter {
+    fn problems(&self, name: &str) -> Vec<String> {
+        let mut problems = Vec::new();
+        if !self.program().starts_with('/') {
+            problems.push(format!(
+                "`{name}.command` is {:?}: begin it with the absolute path of a program; no shell reads it",
+                self.command
+            ));
+        }
+        if self.command.iter().any(|part| part.contains('\0')) {
+            problems.push(format!("`{name}.command` has a null character: no program can be given one"));
+        }
+        problems
+    }
+
     pub fn program(&self) -> &str {
         self.command.first().map_or("", String::as_str)
     }
@@ -91,7 +130,65 @@ impl Serialize for Conversion {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::None => serializer.serialize_str("none"),
+            Self::VirtV2v(options) if *options == VirtV2v::default() => serializer.serialize_str(VIRT_V2V),
+            Self::VirtV2v(options) => Tool { tool: VIRT_V2V, options }.serialize(serializer),
             Self::Command(converter) => converter.serialize(serializer),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Tool<'a> {
+    tool: &'static str,
+    #[serde(flatten)]
+    options: &'a VirtV2v,
+}
+
+/// A table of either kind, as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    tool: Option<String>,
+    command: Option<Vec<String>>,
+    #[serde(with = "duration", default = "an_hour")]
+    timeout: Duration,
+    root: Option<String>,
+    keys: Option<BTreeMap<String, PathBuf>>,
+    first_boot: Option<Vec<PathBuf>>,
+    interfaces: Option<BTreeMap<String, String>>,
+    addresses: Option<BTreeMap<String, String>>,
+}
+
+impl Table {
+    fn conversion(self) -> Result<Conversion, String> {
+        let timeout = self.timeout;
+        match (self.tool.as_deref(), self.command) {
+            (Some(VIRT_V2V), None) => Ok(Conversion::VirtV2v(VirtV2v {
+                root: self.root.unwrap_or_else(|| VirtV2v::default().root),
+                keys: self.keys.unwrap_or_default(),
+                first_boot: self.first_boot.unwrap_or_default(),
+                interfaces: self.interfaces.unwrap_or_default(),
+                addresses: self.addresses.unwrap_or_default(),
+                timeout,
+            })),
+            (Some(VIRT_V2V), Some(_)) => {
+                Err("a conversion has either `tool` or `command`: remove one".to_owned())
+            }
+            (Some(tool), _) => Err(format!("{tool:?} is no tool that warmd knows: write \"{VIRT_V2V}\"")),
+            (None, None) => Err(format!("a conversion needs `tool = \"{VIRT_V2V}\"` or a `command`")),
+            (None, Some(command)) => {
+                let given = [
+                    ("root", self.root.is_some()),
+                    ("keys", self.keys.is_some()),
+                    ("first_boot", self.first_boot.is_some()),
+                    ("interfaces", self.interfaces.is_some()),
+                    ("addresses", self.addresses.is_some()),
+                ];
+                match given.into_iter().find(|(_, is_given)| *is_given) {
+                    Some((name, _)) => Err(format!("`{name}` is a setting of virt-v2v, not of a `command`")),
+                    None => Ok(Conversion::Command(Converter { command, timeout })),
+                }
+            }
         }
     }
 }
@@ -104,18 +201,21 @@ impl<'de> Deserialize<'de> for Conversion {
             type Value = Conversion;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("\"none\", or a table with a `command`")
+                f.write_str("\"none\", \"virt-v2v\", or a table with a `tool` or a `command`")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<Conversion, E> {
                 match text {
                     "none" => Ok(Conversion::None),
-                    _ => Err(E::custom(format!("{text:?} is neither \"none\" nor a table with a `command`"))),
+                    VIRT_V2V => Ok(Conversion::VirtV2v(VirtV2v::default())),
+                    _ => Err(E::custom(format!(
+                        "{text:?} is neither \"none\" nor \"{VIRT_V2V}\" nor a table with a `command`"
+                    ))),
                 }
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Conversion, A::Error> {
-                Converter::deserialize(MapAccessDeserializer::new(map)).map(Conversion::Command)
+                Table::deserialize(MapAccessDeserializer::new(map))?.conversion().map_err(A::Error::custom)
             }
         }
 
@@ -307,9 +407,28 @@ mod tests {
             assert!(read(wrong).is_err(), "{wrong}");
         }
         assert!(
-            read("conversion = \"v2v\"").unwrap_err().to_string().contains("neither \"none\" nor a table")
+            read("conversion = \"v2v\"")
+                .unwrap_err()
+                .to_string()
+                .contains("neither \"none\" nor \"virt-v2v\" nor a table")
         );
-        for conversion in [Conversion::None, command] {
+        let plain = read("conversion = \"virt-v2v\"").unwrap();
+        assert_eq!(plain, Conversion::VirtV2v(VirtV2v::default()));
+        assert_eq!((plain.timeout(), plain.converter()), (Some(Duration::from_hours(1)), None));
+        let first = read("[conversion]\ntool = \"virt-v2v\"\nroot = \"first\"\ntimeout = \"2h\"").unwrap();
+        assert_eq!(first.virt_v2v().unwrap().root, "first");
+        assert_eq!(first.timeout(), Some(Duration::from_hours(2)));
+        for (wrong, why) in [
+            ("tool = \"v2v\"", "no tool that warmd knows"),
+            ("root = \"first\"", "needs `tool"),
+            ("tool = \"virt-v2v\"\ncommand = [\"/x\"]", "either `tool` or `command`"),
+            ("command = [\"/x\"]\nroot = \"first\"", "`root` is a setting of virt-v2v"),
+            ("tool = \"virt-v2v\"\nretries = 1", "unknown field"),
+        ] {
+            let error = read(&format!("[conversion]\n{wrong}")).unwrap_err().to_string();
+            assert!(error.contains(why), "{wrong}: {error}");
+        }
+        for conversion in [Conversion::None, command, plain, first] {
             let json = serde_json::to_string(&conversion).unwrap();
             assert_eq!(serde_json::from_str::<Conversion>(&json).unwrap(), conversion);
         }

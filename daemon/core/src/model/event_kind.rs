@@ -63,6 +63,8 @@ kinds! {
     Verification = "verification",
     Hook = "hook",
     Conversion = "conversion",
+    /// What a guest is, as it was read on its replica.
+    Inspection = "inspection",
     Rollback = "rollback",
     /// A source's change tracking was found wrong.
     TrackingFault = "tracking-fault",

@@ -66,7 +66,8 @@ impl CpuTopology {
 pub struct MachineDisk {
     pub key: DiskKey,
     pub size: Length,
-    /// The bus on the source: `virtio`, `scsi`, `sata`, `ide`, `nvme`, `usb`.
+    /// The bus on the source: `virtio`, `scsi`, `sata`, `ide`, `nvme`, `usb`; or the SCSI controller, where
+    /// the source's platform has several: `pvscsi`, `lsisas`, `lsilogic`, `buslogic`.
     pub bus: String,
     /// 0 boots first.
     pub boot_order: u32,

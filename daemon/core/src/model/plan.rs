@@ -78,6 +78,10 @@ pub struct Plan {
     /// The conversion of the target's disks before the VM is created from them.
     #[serde(default, skip_serializing_if = "Conversion::is_none")]
     pub conversion: Conversion,
+    /// Whether each guest is inspected once its first copy is complete; if not set, only before virt-v2v
+    /// converts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspect_guest: Option<bool>,
     /// Programs that are run before and after the phases of a cutover, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Hook>,
@@ -322,6 +326,7 @@ impl Plan {
             names: Names::default(),
             vm: BTreeMap::new(),
             conversion: Conversion::None,
+            inspect_guest: None,
             hooks: Vec::new(),
         }
     }

@@ -27,6 +27,10 @@ pub enum Rule {
     ConversionNoOverlay,
     ConversionLocation,
     ConversionConfined,
+    GuestNeedsConversion,
+    GuestNotConvertible,
+    GuestNamesDisks,
+    GuestNamesInterfaces,
     WindowNeverOpens,
     WindowNeverFits,
     NoCommonWindow,
@@ -119,7 +123,7 @@ impl Objection {
 
 impl Rule {
     /// All rules, in the order of the table.
-    pub const ALL: [Self; 69] = [
+    pub const ALL: [Self; 73] = [
         Self::PlanWrong,
         Self::HookMissing,
         Self::BootCheckUnsupported,
@@ -127,6 +131,10 @@ impl Rule {
         Self::ConversionNoOverlay,
         Self::ConversionLocation,
         Self::ConversionConfined,
+        Self::GuestNeedsConversion,
+        Self::GuestNotConvertible,
+        Self::GuestNamesDisks,
+        Self::GuestNamesInterfaces,
         Self::WindowNeverOpens,
         Self::WindowNeverFits,
         Self::NoCommonWindow,
@@ -205,7 +213,8 @@ impl Rule {
     pub fn can_be_accepted(self) -> bool {
         matches!(
             self,
-            Self::BootLost
+            Self::GuestNotConvertible
+                | Self::BootLost
                 | Self::TpmState
                 | Self::ProtectionLost
                 | Self::EncryptionLost

@@ -102,7 +102,7 @@ mod tests {
     use std::num::{NonZeroU32, NonZeroU64};
 
     use super::*;
-    use crate::model::hook::OnFailure;
+    use crate::model::{conversion::Conversion, hook::OnFailure};
 
     const GOOD: &str = r#"name = "wave-1"
 source = "lab"
@@ -173,7 +173,12 @@ command = ["/usr/local/bin/convert"]
         let text = include_str!("../../../examples/conversion/plan.toml");
         let plan = load_plan(text, "plan.toml").unwrap();
         assert!(!plan.conversion.is_none());
-        assert_eq!(plan.vm["shop-db"].conversion, Some(crate::model::conversion::Conversion::None));
+        assert_eq!(plan.vm["shop-db"].conversion, Some(Conversion::None));
+        assert_eq!(load_plan(&toml::to_string(&plan).unwrap(), "again").unwrap(), plan);
+        let text = include_str!("../../../examples/conversion/virt-v2v.toml");
+        let plan = load_plan(text, "virt-v2v.toml").unwrap();
+        let database = plan.vm["shop-db"].conversion.as_ref().and_then(Conversion::virt_v2v).unwrap();
+        assert_eq!((database.root.as_str(), database.interfaces.len()), ("/dev/sda2", 2));
         assert_eq!(load_plan(&toml::to_string(&plan).unwrap(), "again").unwrap(), plan);
     }
 

@@ -3,28 +3,44 @@
 
 use warmd_cbt::units::Length;
 use warmd_core::{
-    model::{id::DiskKey, plan::Plan, rule::Rule},
+    model::{conversion::VirtV2v, id::DiskKey, plan::Plan, rule::Rule},
     targets::{DiskSpec, Target},
 };
 
 use super::{CheckedPlan, plan_of, vm_of};
-use crate::{confined::Confinement, program};
+use crate::{confined::Confinement, conversion_program::ConversionProgram};
+
+/// The files of the settings that the daemon cannot read.
+fn absent_files(options: &VirtV2v) -> Vec<String> {
+    let files = options.keys.values().chain(&options.first_boot);
+    files
+        .filter_map(|file| {
+            let why = std::fs::File::open(file).err()?;
+            Some(format!("{} cannot be read on the daemon's host: {why}", file.display()))
+        })
+        .collect()
+}
 
 pub(super) async fn check_conversions(checked: &mut CheckedPlan, plan: &Plan, target: &dyn Target) {
     let overs = plan.vm.iter().filter_map(|(vm, over)| Some((vm, over.conversion.as_ref()?)));
     let overs = overs.map(|(vm, conversion)| (format!("[vm.{vm:?}] conversion"), conversion));
     let all = [("conversion".to_owned(), &plan.conversion)].into_iter().chain(overs);
-    let all: Vec<_> = all.filter_map(|(name, conversion)| Some((name, conversion.converter()?))).collect();
+    let with_program = |(name, conversion)| Some((name, conversion, ConversionProgram::of(conversion)?));
+    let all: Vec<_> = all.filter_map(with_program).collect();
     if all.is_empty() {
         return;
     }
-    for (name, converter) in all {
-        if let Err(why) = program::is_executable(converter.program()) {
-            checked.find(Rule::ConversionMissing, plan_of(plan), format!("`{name}.command`: {why}"));
+    for (name, conversion, program) in &all {
+        let name = if conversion.virt_v2v().is_some() { name.clone() } else { format!("{name}.command") };
+        let absent = conversion.virt_v2v().into_iter().flat_map(absent_files);
+        for why in program.missing().await.into_iter().chain(absent) {
+            checked.find(Rule::ConversionMissing, plan_of(plan), format!("`{name}`: {why}"));
         }
     }
+    // warmd's own child needs less than a command that is not prepared for it.
+    let are_commands = all.iter().any(|(_, conversion, _)| conversion.converter().is_some());
     let confinement = Confinement::look();
-    if confinement.binds() {
+    if confinement.binds() && (are_commands || confinement.kills_virt_v2v()) {
         let found = format!("a conversion shares the sandbox of the daemon's service: {confinement}");
         checked.find(Rule::ConversionConfined, plan_of(plan), found);
     }

@@ -63,6 +63,13 @@ enum Command {
         #[arg(long, value_name = "N")]
         threads: Option<NonZero<usize>>,
     },
+    /// The daemon's own child, which converts or inspects a guest: it reads its order from standard input.
+    #[command(name = warmd_v2v::SUBCOMMAND, hide = true)]
+    VirtV2v {
+        /// Read the guest, and change nothing.
+        #[arg(long)]
+        inspect: bool,
+    },
 }
 
 #[derive(Subcommand, Debug)]
@@ -92,6 +99,7 @@ fn main() -> ExitCode {
         Command::CheckConfig { config } => (config, false),
         Command::Root { file, size, threads } => return root(&file, size, threads),
         Command::State { command } => return state(command),
+        Command::VirtV2v { inspect } => return warmd_v2v::main(inspect),
     };
     let config = match Config::load(&path) {
         Ok(config) => config,

@@ -29,7 +29,7 @@ impl Rule {
             Self::ConversionMissing => (
                 "conversion-missing",
                 Error,
-                "a conversion's program is not on the daemon's host, or cannot be run",
+                "a conversion's program, or virt-v2v, is not on the daemon's host, is too old, or cannot be run",
                 "install it there, make it executable, or correct `command`",
             ),
             Self::ConversionNoOverlay => (
@@ -51,6 +51,30 @@ impl Rule {
                  libguestfs) needs",
                 "install `daemon/deploy/warmd-conversion.conf`, or see in conversion.md how the command can work without it; nothing, if \
                  it runs no VM",
+            ),
+            Self::GuestNeedsConversion => (
+                "guest-needs-conversion",
+                Warning,
+                "the inspected guest has no virtio in its initramfs, and the plan converts nothing",
+                "set `conversion = \"virt-v2v\"`, or keep the disks on the bus that they have on the source",
+            ),
+            Self::GuestNotConvertible => (
+                "guest-not-convertible",
+                Error,
+                "virt-v2v cannot convert the inspected guest: its system, its boot loader, its keys or its free space",
+                "do what the finding says, or set `conversion = \"none\"` for the VM",
+            ),
+            Self::GuestNamesDisks => (
+                "guest-names-disks",
+                Warning,
+                "the inspected guest's fstab names disks by places that change with their bus, and the plan converts nothing",
+                "write UUIDs into the guest's /etc/fstab, or set `conversion = \"virt-v2v\"`",
+            ),
+            Self::GuestNamesInterfaces => (
+                "guest-names-interfaces",
+                Warning,
+                "the inspected guest configures network interfaces by names, and whose names they are is not certain",
+                "name them in `interfaces` of the VM's conversion",
             ),
             Self::WindowNeverOpens => (
                 "window-never-opens",
