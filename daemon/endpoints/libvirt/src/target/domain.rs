@@ -19,7 +19,7 @@ use warmd_storage::{DiskLocation, LocatedDisk};
 
 use super::{
     carried::{AGENT, Carried},
-    owned,
+    foreign, owned,
     pci::PciSlots,
     settings::DiskBus,
     xml::Element,
@@ -242,7 +242,8 @@ impl DomainBuilder<'_> {
             let name =
                 names.take(&disk.key.0, prefix).ok_or(UnsupportedHardware::TooManyDisks(self.disks.len()))?;
             if bus == "scsi" && !has_scsi {
-                elements.push(Element::new("controller").attr("type", "scsi").attr("model", "virtio-scsi"));
+                let model = foreign::scsi_model(&self.request.machine);
+                elements.push(Element::new("controller").attr("type", "scsi").attr("model", model));
                 has_scsi = true;
             }
             let is_same_bus = self.had_bus(disk) == Some(bus);
@@ -319,7 +320,7 @@ impl DomainBuilder<'_> {
 
     fn bus(&self, disk: &LocatedDisk) -> (&'static str, &'static str) {
         match (self.disk_bus, self.had_bus(disk)) {
-            (DiskBus::Keep, Some("scsi")) => ("scsi", "sd"),
+            (DiskBus::Keep, Some(bus)) if foreign::is_scsi(bus) => ("scsi", "sd"),
             (DiskBus::Keep, Some("sata")) => ("sata", "sd"),
             (DiskBus::Keep, Some("usb")) => ("usb", "sd"),
             (DiskBus::Keep, Some("ide")) => ("ide", "hd"),
@@ -438,7 +439,7 @@ fn interface(
     let mac = Element::new("mac").attr("address", &nic.mac);
     let interface = interface.with(mac);
     Ok(match carried {
-        None => interface.with(Element::new("model").attr("type", "virtio")),
+        None => interface.with(Element::new("model").attr("type", foreign::nic_model(&nic.model))),
         Some(carried) if nic.model == "default" => carried.nic(nic, link, interface),
         Some(carried) => {
             carried.nic(nic, link, interface.with(Element::new("model").attr("type", &nic.model)))
@@ -556,6 +557,32 @@ mod tests {
         let disks: Vec<_> = read.disks.iter().map(|disk| (disk.target.as_str(), disk.bus.as_str())).collect();
         let wanted = [("sda", "scsi"), ("hda", "ide"), ("sdb", "scsi"), ("vda", "virtio"), ("sdc", "sata")];
         assert_eq!(disks, wanted);
+    }
+
+    #[test]
+    fn a_guest_of_another_platform_keeps_its_controller_and_card() {
+        let mut request = request(&[("a", "pvscsi"), ("b", "lsisas"), ("c", "sata")]);
+        for (model, wanted) in [("vmxnet3", "vmxnet3"), ("e1000e", "e1000e"), ("sriov", "virtio")] {
+            model.clone_into(&mut request.machine.nics[0].model);
+            let text = xml(&request, DiskBus::Keep, &[NicConnection::User]).unwrap();
+            assert!(text.contains(&format!("<model type='{wanted}'/>")), "{text}");
+            // All on the controller that the guest boots from.
+            assert_eq!(text.matches("<controller type='scsi' model='vmpvscsi'/>").count(), 1, "{text}");
+            assert!(!text.contains("lsisas"), "{text}");
+            let read = DomainXml::read(&text).unwrap();
+            let buses: Vec<_> = read.disks.iter().map(|disk| disk.bus.as_str()).collect();
+            assert_eq!(buses, ["scsi", "scsi", "sata"]);
+        }
+        assert!(foreign::findings(&request.machine).is_empty());
+        let odd = self::request(&[("a", "lsilogic")]);
+        assert!(foreign::findings(&odd.machine)[0].1.contains("disk a is on lsilogic"));
+        // What virt-v2v made of it counts, and not where it was.
+        let converted = self::request(&[("a", "virtio")]);
+        assert!(
+            !xml(&converted, DiskBus::Keep, &[NicConnection::User])
+                .unwrap()
+                .contains("<controller type='scsi'")
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod carried;
 mod cpu;
 mod domain;
+mod foreign;
 mod guest;
 mod isolation;
 mod lost;

@@ -21,7 +21,7 @@ use super::{
     DiskBus, LibvirtTarget,
     cpu::Processors,
     domain::DomainBuilder,
-    failed,
+    failed, foreign,
     isolation::{self, IsolationQueries},
     networks::Networks,
     owned,
@@ -192,7 +192,7 @@ impl Capabilities {
 
 /// The machine's differences from its source.
 fn changes(machine: &Machine, known: &Capabilities, disk_bus: DiskBus) -> Vec<(Rule, String)> {
-    let Some(hardware) = &machine.hardware else { return Vec::new() };
+    let Some(hardware) = &machine.hardware else { return foreign::findings(machine) };
     let mut found = Vec::new();
     if let Some(kind) = hardware.attribute("type").filter(|kind| *kind != known.kind) {
         let why = format!(

@@ -15,7 +15,7 @@ use warmd_core::{
 use crate::{
     Owner, Settings,
     hold_off::{Starters, held_off},
-    inventory::{self, Connection, Power, Tools, VirtualDisk, Vm},
+    inventory::{self, Connection, Controller, Power, Tools, VirtualDisk, Vm},
     settings::Quiesce,
     tracking,
 };
@@ -42,6 +42,14 @@ pub(super) fn power(power: Power) -> PowerState {
 pub(super) fn datastore(location: &str) -> Option<String> {
     let (name, _) = location.strip_prefix('[')?.split_once(']')?;
     Some(name.to_owned())
+}
+
+/// The bus of the controller's disks: of a SCSI controller its model, since a guest has drivers for models.
+fn bus(controller: &Controller) -> &str {
+    match controller.model.as_str() {
+        model @ ("pvscsi" | "lsilogic" | "lsisas" | "buslogic") => model,
+        _ => &controller.bus,
+    }
 }
 
 /// Why the disk's changes cannot be tracked.
@@ -98,7 +106,7 @@ pub(super) fn machine(vm: &Vm, may_track: bool) -> Result<Machine, SourceError> 
             .map(|(boot_order, disk)| MachineDisk {
                 key: disk_key(disk),
                 size: disk.capacity,
-                bus: disk.controller.bus.clone(),
+                bus: bus(&disk.controller).to_owned(),
                 boot_order,
                 location: disk.backing.file.clone(),
                 untracked: untracked(vm, disk, may_track),
@@ -238,6 +246,18 @@ mod tests {
     fn a_datastore_is_in_a_disks_location() {
         assert_eq!(datastore("[SAN 2] web1/web1.vmdk").as_deref(), Some("SAN 2"));
         assert_eq!(datastore("/vmfs/volumes/x"), None);
+    }
+
+    #[test]
+    fn a_scsi_disk_has_its_controllers_model_as_bus() {
+        let on = |bus: &str, model: &str| {
+            let controller = Controller { bus: bus.into(), model: model.into(), ..Controller::default() };
+            self::bus(&controller).to_owned()
+        };
+        assert_eq!(on("scsi", "pvscsi"), "pvscsi");
+        assert_eq!(on("scsi", "lsisas"), "lsisas");
+        assert_eq!(on("scsi", "VirtualNewSCSIController"), "scsi");
+        assert_eq!((on("sata", "ahci"), on("ide", "ide")), ("sata".to_owned(), "ide".to_owned()));
     }
 
     #[test]
