@@ -6,10 +6,10 @@
 mod disk;
 mod xml;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::console::Console;
 use crate::dir::TestDir;
@@ -50,7 +50,8 @@ pub struct GuestDisk {
     pub format: Format,
     /// Random bytes written beforehand, so that a full pass has data to copy.
     pub noise_mib: u64,
-    /// `virtio`, `scsi` (virtio-scsi), or `ide` on the machine `pc`; the guest's kernel knows no SATA.
+    /// `virtio`, `scsi` (virtio-scsi), or `ide` on the machine `pc`; the guest's kernel knows no SATA. A
+    /// guest of an image also `pvscsi` and `sata`.
     pub bus: &'static str,
 }
 
@@ -82,6 +83,10 @@ pub struct GuestSpec {
     pub noacpi: bool,
     /// The QEMU that libvirt runs, if not its default.
     pub emulator: Option<PathBuf>,
+    /// The image of a guest whose copy is the first disk, in place of one that the harness makes.
+    pub image: Option<PathBuf>,
+    /// The model of its network interface.
+    pub nic: &'static str,
 }
 
 impl GuestSpec {
@@ -101,8 +106,31 @@ impl GuestSpec {
             churn_mib: 32,
             noacpi: false,
             emulator: None,
+            image: None,
+            nic: "virtio",
         }
     }
+
+    /// A Debian that looks as if it came from VMware, made by `tests/vmware-guest/setup`: without virtio
+    /// in its initramfs, with a static address.
+    pub fn from_vmware(name: &str) -> Result<Self> {
+        let disk = GuestDisk { bus: "pvscsi", ..GuestDisk::default() };
+        Ok(Self {
+            machine: "pc",
+            memory_mib: 512,
+            disks: vec![disk],
+            image: Some(vmware_kit("vmware-guest")?.join("disk.qcow2")),
+            nic: "vmxnet3",
+            ..Self::new(name)
+        })
+    }
+}
+
+/// What `tests/vmware-guest/setup` has built under this name: `vmware-guest` or `appliance` (libguestfs').
+pub fn vmware_kit(name: &str) -> Result<PathBuf> {
+    let kit = Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache").join(name);
+    ensure!(kit.join("done").exists(), "{} is missing: run tests/vmware-guest/setup first", kit.display());
+    Ok(kit)
 }
 
 /// A defined domain. It ends with its [`Libvirtd`].

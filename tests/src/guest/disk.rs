@@ -28,6 +28,11 @@ pub(super) fn kit() -> Result<PathBuf> {
 /// Makes disk number `n` of a guest.
 pub(super) fn make(path: &Path, spec: &GuestSpec, n: usize) -> Result<()> {
     let disk = spec.disks.get(n).context("no such disk")?;
+    if let Some(image) = spec.image.as_ref().filter(|_| n == 0) {
+        ensure!(disk.format == Format::Qcow2, "images of guests are qcow2");
+        fs::copy(image, path).with_context(|| format!("cannot copy {}", image.display()))?;
+        return Ok(());
+    }
     let raw = path.with_extension("making");
     let file = File::options().read(true).write(true).create_new(true).open(&raw)?;
     file.set_len(disk.size_mib * MIB)?;

@@ -38,8 +38,11 @@ pub(super) fn domain(spec: &GuestSpec, disks: &[PathBuf], console: &Path) -> Res
              <source file='{}'/><target dev='{prefix}{letter}' bus='{}'/></disk>",
             disk.format.name(),
             path.display(),
-            disk.bus
+            if disk.bus == "pvscsi" { "scsi" } else { disk.bus }
         )?;
+    }
+    if spec.disks.iter().any(|d| d.bus == "pvscsi") {
+        devices.push_str("<controller type='scsi' index='0' model='vmpvscsi'/>\n");
     }
     if spec.disks.iter().any(|d| d.bus == "scsi") {
         devices.push_str("<controller type='scsi' index='0' model='virtio-scsi'/>\n");
@@ -52,7 +55,7 @@ pub(super) fn domain(spec: &GuestSpec, disks: &[PathBuf], console: &Path) -> Res
 <features><acpi/></features>
 <on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot><on_crash>destroy</on_crash>
 <devices>
-{devices}<interface type='user'><mac address='{mac}'/><model type='virtio'/></interface>
+{devices}<interface type='user'><mac address='{mac}'/><model type='{nic}'/>{slot}</interface>
 <serial type='file'><source path='{console}' append='on'/><target port='0'/></serial>
 </devices>
 </domain>
@@ -62,6 +65,9 @@ pub(super) fn domain(spec: &GuestSpec, disks: &[PathBuf], console: &Path) -> Res
         memory = spec.memory_mib,
         vcpus = spec.vcpus,
         mac = spec.mac,
+        nic = spec.nic,
+        // The guest of an image knows its interface by this place.
+        slot = if spec.image.is_some() { "<address type='pci' bus='0x00' slot='0x03'/>" } else { "" },
         console = console.display(),
     ))
 }
