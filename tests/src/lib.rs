@@ -7,6 +7,7 @@ pub mod console;
 pub mod contract;
 mod crash;
 pub mod daemon;
+pub mod demonstration;
 pub mod dir;
 mod endpoints;
 pub mod faults;

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use warmd_vsphere::Settings;
 
-use crate::TestDir;
+use crate::{Console, TestDir, wait_until};
 
 /// For the rig to say where it is.
 const START: Duration = Duration::from_mins(1);
@@ -35,6 +35,12 @@ pub struct VsphereRig {
     process: Child,
     place: Value,
     run: PathBuf,
+    guests: PathBuf,
+}
+
+/// The rig's programs.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("vsphere")
 }
 
 impl Drop for VsphereRig {
@@ -67,17 +73,36 @@ impl VsphereRig {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("vsphere");
         let files: Vec<_> = images.iter().map(|image| image.to_string_lossy()).collect();
         let machine = format!("{NAME}={}", files.join(","));
-        let mut process = Command::new(folder.join("start"))
+        let rig = Self::launch(dir, &[&["-task-time", "20ms", "-machine", &machine], more].concat())?;
+        for (disk, size) in sizes.iter().enumerate() {
+            rig.write(disk, 0, 300_000, 1 + disk as u64)?;
+            rig.write(disk, size.saturating_sub(70_000), 70_000, 11 + disk as u64)?;
+        }
+        Ok(rig)
+    }
+
+    /// With one machine as the simulator describes machines, whose guest QEMU runs over its disks' files.
+    pub fn start_with_guest(dir: &TestDir, machine: &Value) -> Result<Self> {
+        let machines = dir.join("machines.json");
+        fs::write(&machines, json!([machine]).to_string())?;
+        let (machines, qemu) = (machines.to_string_lossy(), folder().join("qemu"));
+        let flags = ["-task-time", "200ms", "-on-power", &qemu.to_string_lossy(), "-machines", &machines];
+        Self::launch(dir, &flags)
+    }
+
+    fn launch(dir: &TestDir, flags: &[&str]) -> Result<Self> {
+        let mut process = Command::new(folder().join("start"))
             .arg(dir.join("vsphere"))
-            .args(["-exit-with-parent", "-task-time", "20ms", "-machine", &machine])
-            .args(more)
+            .arg("-exit-with-parent")
+            .args(flags)
             .stdout(Stdio::piped())
             .stderr(File::create(dir.join("vsphere.log"))?)
             .process_group(0)
             .spawn()
             .context("cannot run tests/vsphere/start")?;
         let told = process.stdout.take().context("no standard output")?;
-        let mut rig = Self { process, place: Value::Null, run: dir.join("run") };
+        let (guests, run) = (dir.join("vsphere/guests"), dir.join("run"));
+        let mut rig = Self { process, place: Value::Null, run, guests };
         let (say, hear) = mpsc::channel();
         std::thread::spawn(move || {
             let mut line = String::new();
@@ -88,6 +113,15 @@ impl VsphereRig {
         rig.place = serde_json::from_str(&line)
             .context("the vSphere rig did not start: see vsphere.log; is it set up (tests/setup)?")?;
         Ok(rig)
+    }
+
+    /// The console of the machine's guest.
+    pub fn guest_console(&self) -> Result<Console> {
+        let found = wait_until("the guest's console", START, || {
+            let Ok(entries) = fs::read_dir(&self.guests) else { return Ok(None) };
+            Ok(entries.flatten().map(|entry| entry.path().join("console")).find(|path| path.exists()))
+        })?;
+        Ok(Console::new(found))
     }
 
     /// What its first line says of itself.

@@ -5,16 +5,14 @@
 //! acknowledges each on its serial console once it is on its disk: every acknowledged record must be on the
 //! target.
 
-use std::{
-    path::Path,
-    process::{Command, ExitCode, Stdio},
-    time::Duration,
-};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use warmd_tests::{
-    Console, Daemon, Guest, GuestSpec, Libvirtd, TestDir, Warmctl, daemon::program, interrupt, wait_until,
+    Daemon, Guest, GuestSpec, Libvirtd, TestDir, Warmctl,
+    demonstration::{say, show, target_console},
+    interrupt,
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -40,10 +38,6 @@ fn run() -> Result<()> {
     result
 }
 
-fn say(text: &str) {
-    println!("\n== {text}");
-}
-
 fn demo(dir: &TestDir) -> Result<()> {
     say("two hosts, each with a libvirtd of its own; on the first a guest that writes all the time");
     let old = Libvirtd::start_at(dir.join("old"))?;
@@ -63,31 +57,31 @@ fn demo(dir: &TestDir) -> Result<()> {
     let mut daemon = Daemon::configure(dir, dir.join("warmd.sock"), &config(dir, &old, &new, &volumes))?;
     daemon.start()?;
     let ctl = daemon.ctl();
-    show(&ctl, &["source", "vms", "old"])?;
+    show(&ctl, 10 * MINUTE, &["source", "vms", "old"])?;
 
     say("warmctl plan apply -f plan.toml");
     let plan = dir.join("plan.toml");
     std::fs::write(&plan, PLAN)?;
     print!("{PLAN}");
-    show(&ctl, &["plan", "apply", "-f", &plan.to_string_lossy()])?;
+    show(&ctl, 10 * MINUTE, &["plan", "apply", "-f", &plan.to_string_lossy()])?;
     wait_synced(&ctl)?;
-    show(&ctl, &["migration", "list"])?;
+    show(&ctl, 10 * MINUTE, &["migration", "list"])?;
 
     say("two deltas, while the guest goes on writing");
     for more in [30, 60] {
         guest.console.wait_for_acked(acked + more, 3 * MINUTE)?;
-        show(&ctl, &["migration", "sync", "shop"])?;
+        show(&ctl, 10 * MINUTE, &["migration", "sync", "shop"])?;
     }
 
     say("warmctl migration cutover shop");
-    show(&ctl, &["migration", "cutover", "shop"])?;
+    show(&ctl, 10 * MINUTE, &["migration", "cutover", "shop"])?;
     let last = guest.console.acked()?;
     let state = guest.state(&old)?;
     ensure!(state == "shut off", "the source guest is {state:?} after the cutover");
     println!("the source is off; the last record that it acknowledged is {last}");
 
     say("the target guest, booted from the copied disks");
-    let console = target_console(&volumes)?;
+    let console = target_console(&volumes, MINUTE)?;
     let boot = console.wait_for_boot(1, 3 * MINUTE)?;
     let found = boot.log.clone().context("the target guest did not look at its log")?;
     let found = found.map_err(|bad| anyhow::anyhow!("the log on the target is broken: {bad}"))?;
@@ -97,7 +91,7 @@ fn demo(dir: &TestDir) -> Result<()> {
     println!("it goes on counting: record {on} is acknowledged by the target guest");
 
     say("warmctl migration report shop --format markdown");
-    show(&ctl, &["migration", "report", "shop", "--format", "markdown"])?;
+    show(&ctl, 10 * MINUTE, &["migration", "report", "shop", "--format", "markdown"])?;
     let report: Value =
         serde_json::from_str(&ctl.text(&["migration", "report", "shop", "--format", "json"])?)?;
     let passes = report["passes"].as_array().map_or(0, Vec::len);
@@ -139,40 +133,8 @@ fn config(dir: &TestDir, old: &Libvirtd, new: &Libvirtd, volumes: &Path) -> Stri
     )
 }
 
-/// Runs `warmctl` with its output on the screen; it must succeed.
-fn show(ctl: &Warmctl, arguments: &[&str]) -> Result<()> {
-    let mut child = Command::new(program("warmctl")?)
-        .arg("--socket")
-        .arg(ctl.socket())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .spawn()
-        .context("cannot run warmctl")?;
-    let status = wait_until("warmctl to end", 10 * MINUTE, || Ok(child.try_wait()?));
-    if status.is_err() {
-        child.kill().and_then(|()| child.wait()).ok();
-    }
-    let status = status?;
-    ensure!(status.success(), "warmctl {} ended with {status}", arguments.join(" "));
-    Ok(())
-}
-
 fn wait_synced(ctl: &Warmctl) -> Result<()> {
     ctl.wait_for("the full pass to end", &["migration", "show", "shop"], 5 * MINUTE, |view| {
         (view["state"] == "synced").then_some(())
     })
-}
-
-/// The target guest's console: the one log file below the target's directory.
-fn target_console(volumes: &Path) -> Result<Console> {
-    let found = wait_until("the target guest's console", MINUTE, || {
-        for entry in std::fs::read_dir(volumes)? {
-            let log = entry?.path().join("console.log");
-            if log.exists() {
-                return Ok(Some(log));
-            }
-        }
-        Ok(None)
-    })?;
-    Ok(Console::new(found))
 }
