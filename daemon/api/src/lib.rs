@@ -3,11 +3,15 @@
 //! Rule: it decides nothing. It turns messages into calls of [`Control`] and the answers into messages; which
 //! request is allowed when is decided behind it. Incoming data is untrusted and bounded in size.
 //!
-//! It listens on a Unix socket that only its owner may open, or on TCP with certificates on both sides.
+//! It listens on a Unix socket that only its owner, or a group, may open, and on TCP with certificates on
+//! both sides. What a caller may do is decided by `warmd_core::guarded`.
 //!
 //! Knows the port and the contract; not migrations at work, not the state, not endpoints.
 #![forbid(unsafe_code)]
 
+mod accept;
+mod access;
+mod connection;
 mod convert;
 pub mod fuzz;
 mod limits;
@@ -20,6 +24,7 @@ mod service;
 mod sources;
 mod status;
 mod targets;
+mod tls;
 mod watch;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
@@ -29,13 +34,33 @@ use warmd_core::control::Control;
 
 pub use self::{report_markdown::markdown, service::Bound};
 
-/// Where the API listens.
+/// Where the API listens: always on a Unix socket, and on TCP if that is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// A Unix socket, mode 0600; its directory is created with mode 0700 if it is missing.
-    Unix(PathBuf),
-    /// TCP, with certificates on both sides.
-    Tcp { address: SocketAddr, tls: Option<TlsFiles> },
+pub struct Listen {
+    pub socket: UnixListen,
+    pub tcp: Option<TcpListen>,
+}
+
+impl Listen {
+    /// On a Unix socket of the daemon's own user.
+    pub fn unix(path: impl Into<PathBuf>) -> Self {
+        Self { socket: UnixListen { path: path.into(), group: None }, tcp: None }
+    }
+}
+
+/// A Unix socket; its directory is created with mode 0700 (0750 with a group) if it is missing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnixListen {
+    pub path: PathBuf,
+    /// The group whose members may open it (mode 0660); without one its owner alone may (mode 0600).
+    pub group: Option<String>,
+}
+
+/// A TCP address, with certificates on both sides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpListen {
+    pub address: SocketAddr,
+    pub tls: TlsFiles,
 }
 
 /// The PEM files of mutual TLS.
@@ -47,6 +72,8 @@ pub struct TlsFiles {
     pub key: PathBuf,
     /// The CA that signs the certificates of allowed clients.
     pub client_ca: PathBuf,
+    /// The CAs' lists of certificates that are revoked.
+    pub client_crl: Option<PathBuf>,
 }
 
 /// Why the API cannot be served.
@@ -61,9 +88,9 @@ pub enum ApiError {
     /// The file at the path is no socket.
     #[error("{} is there and is no socket: remove it, or choose another path for the socket", .path.display())]
     NotASocket { path: PathBuf },
-    /// The settings are unsafe.
-    #[error("cannot listen on {address}: {reason}")]
-    Unsafe { address: SocketAddr, reason: String },
+    /// The socket's group does not exist.
+    #[error("there is no group {group:?} on this host: create it (groupadd), or correct `group` in [listen]")]
+    NoGroup { group: String },
     /// A system call failed.
     #[error("cannot {doing}: {cause}")]
     Io {

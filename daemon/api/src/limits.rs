@@ -3,14 +3,17 @@
 use std::num::NonZeroU32;
 
 use tonic::{Request, Response, Status};
-use warmd_core::model::limit::{LimitChange, rate};
+use warmd_core::{
+    control::Control as _,
+    model::limit::{LimitChange, rate},
+};
 use warmd_proto::v1::{
     self, LimitsGetRequest, LimitsGetResponse, LimitsQuotasRequest, LimitsQuotasResponse, LimitsSetRequest,
     LimitsSetResponse, limits_server::Limits, limits_set_request,
 };
 
 use super::{
-    convert, peer,
+    convert,
     service::ApiServer,
     status::{invalid, status},
 };
@@ -18,8 +21,9 @@ use super::{
 #[tonic::async_trait]
 impl Limits for ApiServer {
     async fn get(&self, request: Request<LimitsGetRequest>) -> Result<Response<LimitsGetResponse>, Status> {
+        let control = self.control(request.extensions());
         let scope = request.into_inner().scope;
-        let limits = self.control.limits(Some(scope.as_str()).filter(|scope| !scope.is_empty())).await;
+        let limits = control.limits(Some(scope.as_str()).filter(|scope| !scope.is_empty())).await;
         let limits = limits.map_err(|error| status(&error))?.into_iter().map(convert::limit).collect();
         Ok(Response::new(LimitsGetResponse { limits }))
     }
@@ -28,17 +32,18 @@ impl Limits for ApiServer {
         &self,
         request: Request<LimitsQuotasRequest>,
     ) -> Result<Response<LimitsQuotasResponse>, Status> {
+        let control = self.control(request.extensions());
         let scope = request.into_inner().scope;
-        let quotas = self.control.quotas(Some(scope.as_str()).filter(|scope| !scope.is_empty())).await;
+        let quotas = control.quotas(Some(scope.as_str()).filter(|scope| !scope.is_empty())).await;
         let quotas = quotas.map_err(|error| status(&error))?.into_iter().map(convert::quota).collect();
         Ok(Response::new(LimitsQuotasResponse { quotas }))
     }
 
     async fn set(&self, request: Request<LimitsSetRequest>) -> Result<Response<LimitsSetResponse>, Status> {
-        let by = peer::by(request.extensions());
+        let control = self.control(request.extensions());
         let LimitsSetRequest { scope, change } = request.into_inner();
         let change = judged(change).map_err(invalid)?;
-        let limit = self.control.set_limit(&scope, change, &by).await.map_err(|error| status(&error))?;
+        let limit = control.set_limit(&scope, change, control.by()).await.map_err(|error| status(&error))?;
         Ok(Response::new(LimitsSetResponse { limit: Some(convert::limit(limit)) }))
     }
 }

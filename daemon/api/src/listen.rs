@@ -11,13 +11,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::unistd::Group;
 use rustix::{
     fs::{Mode, fchmod},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
 use tokio::net::{UnixListener, UnixStream};
 
-use super::ApiError;
+use super::{ApiError, UnixListen};
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
@@ -30,30 +31,55 @@ pub(super) struct OwnSocket {
 }
 
 /// Listens at `path`; a stale socket there is replaced.
-pub(super) async fn bind_unix(path: &Path) -> Result<(UnixListener, OwnSocket), ApiError> {
-    make_directory(path)?;
+pub(super) async fn bind_unix(listen: &UnixListen) -> Result<(UnixListener, OwnSocket), ApiError> {
+    let path = listen.path.as_path();
+    let group = listen.group.as_deref().map(group).transpose()?;
+    make_directory(path, group)?;
     clear(path).await?;
     let listener = private_listener(path).map_err(doing("listen on the socket", path))?;
     let listener = UnixListener::from_std(listener).map_err(doing("listen on the socket", path))?;
     // The socket got its mode before its name; kernels that do not keep it need a second call.
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))
         .map_err(doing("set the mode of the socket", path))?;
+    if group.is_some() {
+        open_to(path, group, 0o660)?;
+    }
     let meta = fs::symlink_metadata(path).map_err(doing("look at the socket", path))?;
     let own = OwnSocket { path: path.to_owned(), device_and_inode: (meta.dev(), meta.ino()) };
     Ok((listener, own))
 }
 
-fn make_directory(path: &Path) -> Result<(), ApiError> {
+fn make_directory(path: &Path, group: Option<u32>) -> Result<(), ApiError> {
     match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => {
+            let is_new = !directory.exists();
             fs::DirBuilder::new()
                 .recursive(true)
                 .mode(0o700)
                 .create(directory)
                 .map_err(doing("make the socket's directory", directory))?;
-            judge_directory(directory)
+            if is_new && group.is_some() {
+                open_to(directory, group, 0o750)?;
+            }
+            judge_directory(directory)?;
+            group.map_or(Ok(()), |group| judge_entry(directory, group))
         }
         _ => Ok(()),
+    }
+}
+
+/// Lets the group in: first it gets the group, then the mode.
+fn open_to(path: &Path, group: Option<u32>, mode: u32) -> Result<(), ApiError> {
+    std::os::unix::fs::chown(path, None, group).map_err(doing("give the group to", path))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(doing("set the mode of", path))
+}
+
+/// The number of the group with this name.
+fn group(name: &str) -> Result<u32, ApiError> {
+    match Group::from_name(name) {
+        Ok(Some(group)) => Ok(group.gid.as_raw()),
+        Ok(None) => Err(ApiError::NoGroup { group: name.to_owned() }),
+        Err(error) => Err(ApiError::Io { doing: format!("find the group {name}"), cause: error.into() }),
     }
 }
 
@@ -68,6 +94,21 @@ fn judge_directory(directory: &Path) -> Result<(), ApiError> {
     } else {
         return Ok(());
     };
+    let cause = io::Error::new(io::ErrorKind::PermissionDenied, why);
+    Err(doing("use the socket's directory", directory)(cause))
+}
+
+/// The group must be able to come to the socket.
+fn judge_entry(directory: &Path, group: u32) -> Result<(), ApiError> {
+    let meta = fs::metadata(directory).map_err(doing("look at the socket's directory", directory))?;
+    let (mode, shown) = (meta.mode() & 0o7777, directory.display());
+    if mode & 0o001 != 0 || (meta.gid() == group && mode & 0o010 != 0) {
+        return Ok(());
+    }
+    let why = format!(
+        "the members of `group` cannot enter it (mode {mode:04o}): chmod a+x {shown}, or under systemd \
+         RuntimeDirectoryMode=0711"
+    );
     let cause = io::Error::new(io::ErrorKind::PermissionDenied, why);
     Err(doing("use the socket's directory", directory)(cause))
 }

@@ -1,12 +1,13 @@
 //! The service `Migrations`.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use futures::Stream;
-use tonic::{Extensions, Request, Response, Status};
+use tonic::{Request, Response, Status};
 use warmd_core::{
     clock,
-    control::{ControlError, ControlErrorKind},
+    control::{Control as _, ControlError, ControlErrorKind},
+    guarded::Guarded,
     model::{
         plan::VerifyMode,
         request::{self, RequestOutcome},
@@ -28,7 +29,7 @@ use warmd_proto::v1::{
 use warmd_schedules::{Tz, when::parse_when};
 
 use super::{
-    convert, peer,
+    convert,
     report_markdown::markdown,
     service::ApiServer,
     status::{invalid, status},
@@ -42,19 +43,19 @@ const MAX_EVENTS: u32 = 10_000;
 impl ApiServer {
     /// Requests `what` for the migration that `key` names: the answer, and its state before.
     async fn ask(
-        &self,
-        from: &Extensions,
+        control: &Guarded,
         key: &str,
         what: request::Request,
     ) -> Result<(v1::RequestOutcome, Migration), ControlError> {
-        let view = self.control.migration(key).await?;
-        answered(self.control.request(view.id, what, &peer::by(from)).await?, view)
+        control.may_request(&what)?;
+        let view = control.migration(key).await?;
+        answered(control.request(view.id, what, control.by()).await?, view)
     }
 
     /// The request for a cutover, shown in the time zone of its schedule: that of the plan, or of its VM;
     /// `None` is that it be aborted.
     pub(super) async fn cutover_order(
-        &self,
+        control: &Guarded,
         message: &MigrationsCutoverRequest,
         plan: &str,
         vm: Option<&MigrationView>,
@@ -67,7 +68,7 @@ impl ApiServer {
             (None, false, true, false) => CutoverTime::Unhold,
             (Some(at), false, false, false) => {
                 // Of a finished migration the plan may be gone, and the request is refused anyway.
-                let plan = self.control.plan(plan).await.ok();
+                let plan = control.plan(plan).await.ok();
                 let rules = plan.and_then(|plan| match vm {
                     Some(vm) => plan.rules_of(&vm.vm_name, &vm.vm).ok(),
                     None => plan.rules().ok(),
@@ -87,21 +88,21 @@ impl ApiServer {
 
     /// Makes the cutover request in `message`: the answer, and the migration's state with it.
     async fn ask_cutover(
-        &self,
-        from: &Extensions,
+        control: &Guarded,
         message: &MigrationsCutoverRequest,
     ) -> Result<(v1::RequestOutcome, Migration), ControlError> {
-        let (view, by) = (self.control.migration(&message.migration).await?, peer::by(from));
-        let Some(order) = self.cutover_order(message, &view.plan, Some(&view)).await? else {
-            let outcome = self.control.request(view.id, request::Request::AbortCutover, &by).await?;
+        control.may_request(&request::Request::cutover())?;
+        let view = control.migration(&message.migration).await?;
+        let Some(order) = Self::cutover_order(control, message, &view.plan, Some(&view)).await? else {
+            let outcome = control.request(view.id, request::Request::AbortCutover, control.by()).await?;
             return answered(outcome, view);
         };
-        let outcome = self.control.cut_over(view.id, order, &by).await?;
+        let outcome = control.cut_over(view.id, order, control.by()).await?;
         // A waiting cutover is shown in its present state.
         let view = match order.when {
             CutoverTime::Now => view,
             CutoverTime::At(_) | CutoverTime::Hold | CutoverTime::Unhold => {
-                self.control.migration(&view.id.to_string()).await?
+                control.migration(&view.id.to_string()).await?
             }
         };
         answered(outcome, view)
@@ -137,10 +138,10 @@ fn order(message: MigrationsVerifyRequest) -> Result<(String, VerifyOrder), Stat
 
 /// A handler for one request that is accepted now and done later.
 macro_rules! ask {
-    ($api:ident, $request:ident, $what:expr, $response:ident) => {{
-        let (_, from, message) = $request.into_parts();
+    ($control:ident, $request:ident, $what:expr, $response:ident) => {{
+        let message = $request.into_inner();
         let (answer, migration) =
-            $api.ask(&from, &message.migration, $what(&message)).await.map_err(|error| status(&error))?;
+            Self::ask(&$control, &message.migration, $what).await.map_err(|error| status(&error))?;
         Ok(Response::new($response { answer: answer.into(), migration: Some(migration) }))
     }};
 }
@@ -153,8 +154,9 @@ impl Migrations for ApiServer {
         &self,
         request: Request<MigrationsListRequest>,
     ) -> Result<Response<MigrationsListResponse>, Status> {
+        let control = self.control(request.extensions());
         let plan = request.into_inner().plan;
-        let views = self.control.migrations(given(&plan)).await.map_err(|error| status(&error))?;
+        let views = control.migrations(given(&plan)).await.map_err(|error| status(&error))?;
         let migrations = views.into_iter().map(convert::migration).collect();
         Ok(Response::new(MigrationsListResponse { migrations }))
     }
@@ -163,8 +165,9 @@ impl Migrations for ApiServer {
         &self,
         request: Request<MigrationsGetRequest>,
     ) -> Result<Response<MigrationsGetResponse>, Status> {
+        let control = self.control(request.extensions());
         let key = request.into_inner().migration;
-        let view = self.control.migration(&key).await.map_err(|error| status(&error))?;
+        let view = control.migration(&key).await.map_err(|error| status(&error))?;
         Ok(Response::new(MigrationsGetResponse { migration: Some(convert::migration(view)) }))
     }
 
@@ -172,23 +175,24 @@ impl Migrations for ApiServer {
         &self,
         request: Request<MigrationsWatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
+        let control = self.control(request.extensions());
         let message = request.into_inner();
         // Before the first look, so that no change falls between the two.
-        let changes = self.control.watch();
+        let changes = control.watch();
         let scope = match (given(&message.migration), given(&message.plan)) {
             (Some(_), Some(_)) => {
                 return Err(invalid("watch either one migration or a plan's: leave one of the two empty"));
             }
             (Some(key), None) => {
-                WatchFilter::One(self.control.migration(key).await.map_err(|error| status(&error))?.id)
+                WatchFilter::One(control.migration(key).await.map_err(|error| status(&error))?.id)
             }
             (None, Some(plan)) => {
-                self.control.plan(plan).await.map_err(|error| status(&error))?;
+                control.plan(plan).await.map_err(|error| status(&error))?;
                 WatchFilter::Plan(plan.to_owned())
             }
             (None, None) => WatchFilter::All,
         };
-        let watcher = Watcher::new(self.control.clone(), changes, scope, message.until_final);
+        let watcher = Watcher::new(Arc::clone(&control), changes, scope, message.until_final);
         Ok(Response::new(Box::pin(watcher.into_stream(self.shutdown.clone()))))
     }
 
@@ -196,29 +200,34 @@ impl Migrations for ApiServer {
         &self,
         request: Request<MigrationsSyncRequest>,
     ) -> Result<Response<MigrationsSyncResponse>, Status> {
-        ask!(self, request, |_: &_| request::Request::Sync, MigrationsSyncResponse)
+        let control = self.control(request.extensions());
+        ask!(control, request, request::Request::Sync, MigrationsSyncResponse)
     }
 
     async fn pause(
         &self,
         request: Request<MigrationsPauseRequest>,
     ) -> Result<Response<MigrationsPauseResponse>, Status> {
-        ask!(self, request, |_: &_| request::Request::Pause, MigrationsPauseResponse)
+        let control = self.control(request.extensions());
+        ask!(control, request, request::Request::Pause, MigrationsPauseResponse)
     }
 
     async fn resume(
         &self,
         request: Request<MigrationsResumeRequest>,
     ) -> Result<Response<MigrationsResumeResponse>, Status> {
-        ask!(self, request, |_: &_| request::Request::Resume, MigrationsResumeResponse)
+        let control = self.control(request.extensions());
+        ask!(control, request, request::Request::Resume, MigrationsResumeResponse)
     }
 
     async fn cutover(
         &self,
         request: Request<MigrationsCutoverRequest>,
     ) -> Result<Response<MigrationsCutoverResponse>, Status> {
-        let (_, from, message) = request.into_parts();
-        let (answer, migration) = self.ask_cutover(&from, &message).await.map_err(|error| status(&error))?;
+        let control = self.control(request.extensions());
+        let message = request.into_inner();
+        let (answer, migration) =
+            Self::ask_cutover(&control, &message).await.map_err(|error| status(&error))?;
         Ok(Response::new(MigrationsCutoverResponse { answer: answer.into(), migration: Some(migration) }))
     }
 
@@ -226,29 +235,33 @@ impl Migrations for ApiServer {
         &self,
         request: Request<MigrationsRollbackRequest>,
     ) -> Result<Response<MigrationsRollbackResponse>, Status> {
+        let control = self.control(request.extensions());
         if !request.get_ref().accept_loss {
             return Err(invalid("a rollback loses what the target VM wrote: say so with `accept_loss`"));
         }
-        ask!(self, request, |_: &_| request::Request::Rollback, MigrationsRollbackResponse)
+        ask!(control, request, request::Request::Rollback, MigrationsRollbackResponse)
     }
 
     async fn cancel(
         &self,
         request: Request<MigrationsCancelRequest>,
     ) -> Result<Response<MigrationsCancelResponse>, Status> {
-        ask!(self, request, |_: &_| request::Request::Cancel, MigrationsCancelResponse)
+        let control = self.control(request.extensions());
+        ask!(control, request, request::Request::Cancel, MigrationsCancelResponse)
     }
 
     async fn verify(
         &self,
         request: Request<MigrationsVerifyRequest>,
     ) -> Result<Response<MigrationsVerifyResponse>, Status> {
-        let (_, from, message) = request.into_parts();
+        let control = self.control(request.extensions());
+        let message = request.into_inner();
         let (key, order) = order(message)?;
         let verification = order.id.clone();
         let asked = async {
-            let view = self.control.migration(&key).await?;
-            let outcome = self.control.verify(view.id, order, &peer::by(&from)).await?;
+            control.may_request(&request::Request::verify())?;
+            let view = control.migration(&key).await?;
+            let outcome = control.verify(view.id, order, control.by()).await?;
             answered(outcome, view)
         };
         let (answer, migration) = asked.await.map_err(|error| status(&error))?;
@@ -260,10 +273,11 @@ impl Migrations for ApiServer {
         &self,
         request: Request<MigrationsReportRequest>,
     ) -> Result<Response<MigrationsReportResponse>, Status> {
+        let control = self.control(request.extensions());
         let key = request.into_inner().migration;
-        let id = self.control.migration(&key).await.map_err(|error| status(&error))?.id;
-        let report = self.control.report(id).await.map_err(|error| status(&error))?;
-        let signed = self.control.sign(&report).map_err(|error| status(&error))?;
+        let id = control.migration(&key).await.map_err(|error| status(&error))?.id;
+        let report = control.report(id).await.map_err(|error| status(&error))?;
+        let signed = control.sign(&report).map_err(|error| status(&error))?;
         let markdown = markdown(&report, &signed);
         let json = signed.json;
         Ok(Response::new(MigrationsReportResponse { migration_id: id.to_string(), json, markdown }))
@@ -271,10 +285,11 @@ impl Migrations for ApiServer {
 
     async fn report_key(
         &self,
-        _: Request<MigrationsReportKeyRequest>,
+        request: Request<MigrationsReportKeyRequest>,
     ) -> Result<Response<MigrationsReportKeyResponse>, Status> {
-        let key = self.control.report_key();
-        let mut keys = self.control.report_keys().await.map_err(|error| status(&error))?;
+        let control = self.control(request.extensions());
+        let key = control.report_key();
+        let mut keys = control.report_keys().await.map_err(|error| status(&error))?;
         keys.pop_if(|last| last.key == key.hex);
         let earlier = keys.into_iter().map(convert::key_since).collect();
         Ok(Response::new(MigrationsReportKeyResponse { key: key.hex, pem: key.pem, earlier }))
@@ -284,13 +299,14 @@ impl Migrations for ApiServer {
         &self,
         request: Request<MigrationsEventsRequest>,
     ) -> Result<Response<MigrationsEventsResponse>, Status> {
+        let control = self.control(request.extensions());
         let message = request.into_inner();
         let id = match given(&message.migration) {
-            Some(key) => Some(self.control.migration(key).await.map_err(|error| status(&error))?.id),
+            Some(key) => Some(control.migration(key).await.map_err(|error| status(&error))?.id),
             None => None,
         };
         let limit = if message.limit == 0 { EVENTS } else { message.limit.min(MAX_EVENTS) };
-        let page = self.control.events(id, message.after, limit).await.map_err(|error| status(&error))?;
+        let page = control.events(id, message.after, limit).await.map_err(|error| status(&error))?;
         let events = page.lines.into_iter().map(convert::event).collect();
         Ok(Response::new(MigrationsEventsResponse { events, cursor: page.cursor }))
     }

@@ -1,7 +1,10 @@
 //! The service `Plans`.
 
 use tonic::{Request, Response, Status};
-use warmd_core::{control::ExplainTarget, model::plan::Plan};
+use warmd_core::{
+    control::{Control as _, ExplainTarget},
+    model::plan::Plan,
+};
 use warmd_proto::v1::{
     MigrationsCutoverRequest, PlansApplyRequest, PlansApplyResponse, PlansCutoverRequest,
     PlansCutoverResponse, PlansDeleteRequest, PlansDeleteResponse, PlansExplainRequest, PlansExplainResponse,
@@ -11,7 +14,7 @@ use warmd_proto::v1::{
 use warmd_schedules::explain::DECISIONS;
 
 use super::{
-    convert, peer,
+    convert,
     service::ApiServer,
     status::{invalid, status},
 };
@@ -28,14 +31,14 @@ impl Plans for ApiServer {
         &self,
         request: Request<PlansApplyRequest>,
     ) -> Result<Response<PlansApplyResponse>, Status> {
-        let by = peer::by(request.extensions());
+        let control = self.control(request.extensions());
         let PlansApplyRequest { toml, dry_run } = request.into_inner();
         let plan = parsed(&toml)?;
         let name = plan.name.clone();
         let applied = if dry_run {
-            self.control.preview_plan(&plan).await
+            control.preview_plan(&plan).await
         } else {
-            self.control.apply_plan(plan, &by).await
+            control.apply_plan(plan, control.by()).await
         };
         let applied = applied.map_err(|error| status(&error))?;
         Ok(Response::new(PlansApplyResponse {
@@ -49,10 +52,11 @@ impl Plans for ApiServer {
     }
 
     async fn get(&self, request: Request<PlansGetRequest>) -> Result<Response<PlansGetResponse>, Status> {
+        let control = self.control(request.extensions());
         let name = request.into_inner().name;
-        let plan = self.control.plan(&name).await.and_then(|plan| convert::plan(&plan));
+        let plan = control.plan(&name).await.and_then(|plan| convert::plan(&plan));
         let plan = Some(plan.map_err(|error| status(&error))?);
-        let group = self.control.group(&name).await.map_err(|error| status(&error))?;
+        let group = control.group(&name).await.map_err(|error| status(&error))?;
         Ok(Response::new(PlansGetResponse { plan, group: group.map(convert::group) }))
     }
 
@@ -60,16 +64,19 @@ impl Plans for ApiServer {
         &self,
         request: Request<PlansCutoverRequest>,
     ) -> Result<Response<PlansCutoverResponse>, Status> {
-        let by = peer::by(request.extensions());
+        let control = self.control(request.extensions());
         let PlansCutoverRequest { name, abort, at, hold, unhold, force } = request.into_inner();
         let asked = MigrationsCutoverRequest { migration: String::new(), abort, at, hold, unhold, force };
-        let order = self.cutover_order(&asked, &name, None).await.map_err(|error| status(&error))?;
-        let asked = self.control.cut_over_plan(&name, order, &by).await.map_err(|error| status(&error))?;
+        let order =
+            Self::cutover_order(&control, &asked, &name, None).await.map_err(|error| status(&error))?;
+        let asked =
+            control.cut_over_plan(&name, order, control.by()).await.map_err(|error| status(&error))?;
         Ok(Response::new(convert::plan_cutover(asked)))
     }
 
-    async fn list(&self, _request: Request<PlansListRequest>) -> Result<Response<PlansListResponse>, Status> {
-        let plans = self.control.plans().await.map_err(|error| status(&error))?;
+    async fn list(&self, request: Request<PlansListRequest>) -> Result<Response<PlansListResponse>, Status> {
+        let control = self.control(request.extensions());
+        let plans = control.plans().await.map_err(|error| status(&error))?;
         let plans: Result<_, _> = plans.iter().map(convert::plan).collect();
         Ok(Response::new(PlansListResponse { plans: plans.map_err(|error| status(&error))? }))
     }
@@ -78,9 +85,9 @@ impl Plans for ApiServer {
         &self,
         request: Request<PlansDeleteRequest>,
     ) -> Result<Response<PlansDeleteResponse>, Status> {
-        let by = peer::by(request.extensions());
+        let control = self.control(request.extensions());
         let name = request.into_inner().name;
-        self.control.delete_plan(&name, &by).await.map_err(|error| status(&error))?;
+        control.delete_plan(&name, control.by()).await.map_err(|error| status(&error))?;
         Ok(Response::new(PlansDeleteResponse {}))
     }
 
@@ -88,9 +95,10 @@ impl Plans for ApiServer {
         &self,
         request: Request<PlansExplainRequest>,
     ) -> Result<Response<PlansExplainResponse>, Status> {
+        let control = self.control(request.extensions());
         let PlansExplainRequest { name, toml, migration, count, vm } = request.into_inner();
         let plan = match (name.is_empty(), toml.is_empty()) {
-            (false, true) => self.control.plan(&name).await.map_err(|error| status(&error))?,
+            (false, true) => control.plan(&name).await.map_err(|error| status(&error))?,
             (true, false) => parsed(&toml)?,
             _ => return Err(invalid("give either the plan's name or its text")),
         };
@@ -101,7 +109,7 @@ impl Plans for ApiServer {
             _ => return Err(invalid("give either a migration or a VM of the plan")),
         };
         let count = if count == 0 { DECISIONS } else { count.min(MOST_DECISIONS) as usize };
-        let explained = self.control.explain(&plan, whose, count).await;
+        let explained = control.explain(&plan, whose, count).await;
         Ok(Response::new(convert::explained(explained.map_err(|error| status(&error))?)))
     }
 
@@ -109,8 +117,9 @@ impl Plans for ApiServer {
         &self,
         request: Request<PlansValidateRequest>,
     ) -> Result<Response<PlansValidateResponse>, Status> {
+        let control = self.control(request.extensions());
         let plan = parsed(&request.into_inner().toml)?;
-        let findings = self.control.validate_plan(&plan).await.map_err(|error| status(&error))?;
+        let findings = control.validate_plan(&plan).await.map_err(|error| status(&error))?;
         Ok(Response::new(PlansValidateResponse {
             plan: Some(convert::plan(&plan).map_err(|error| status(&error))?),
             findings: findings.into_iter().map(convert::finding).collect(),

@@ -1,24 +1,33 @@
 //! The server: its listener, its services, and its end.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
-use futures::{Stream, stream};
-use tokio::net::{UnixListener, UnixStream};
+use futures::stream;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::mpsc,
+};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Server;
+use tonic::{Extensions, transport::Server};
 use tonic_health::server::HealthReporter;
-use warmd_core::control::Control;
+use warmd_core::{
+    control::Control,
+    guarded::Guarded,
+    model::access::{self, Caller},
+};
 use warmd_proto::{
     MAX_REQUEST,
     v1::{
-        limits_server::LimitsServer, migrations_server::MigrationsServer, plans_server::PlansServer,
-        sources_server::SourcesServer, targets_server::TargetsServer,
+        access_server::AccessServer, limits_server::LimitsServer, migrations_server::MigrationsServer,
+        plans_server::PlansServer, sources_server::SourcesServer, targets_server::TargetsServer,
     },
 };
 
 use super::{
-    ApiError, Listen,
+    ApiError, Listen, TcpListen,
+    accept::{self, Bounds},
     listen::{OwnSocket, bind_unix},
+    tls::Identity,
 };
 
 /// How long calls in progress may take at the end.
@@ -28,14 +37,32 @@ const DRAIN: Duration = Duration::from_secs(5);
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_ANSWER: Duration = Duration::from_secs(20);
 
+/// Accepted connections that wait for the server.
+const BACKLOG: usize = 16;
+
 /// Streams that one connection may have open.
 const MAX_STREAMS: u32 = 128;
 
 /// The parts that all services share.
 #[derive(Clone)]
 pub(super) struct ApiServer {
-    pub(super) control: Arc<dyn Control>,
+    /// For [`ApiServer::control`] alone: no service uses the port but as its caller may.
+    all: Arc<dyn Control>,
     pub(super) shutdown: CancellationToken,
+}
+
+impl ApiServer {
+    /// The port, as the caller of this request may use it. A connection without a caller may do nothing.
+    pub(super) fn control(&self, extensions: &Extensions) -> Arc<Guarded> {
+        let caller = match extensions.get::<Arc<Caller>>() {
+            Some(caller) => Caller::clone(caller),
+            None => Caller {
+                name: "unknown".to_owned(),
+                identity: access::Identity::User { name: "unknown".to_owned(), groups: Vec::new() },
+            },
+        };
+        Arc::new(Guarded::new(Arc::clone(&self.all), caller))
+    }
 }
 
 impl fmt::Debug for ApiServer {
@@ -49,36 +76,35 @@ impl fmt::Debug for ApiServer {
 pub struct Bound {
     listener: UnixListener,
     socket: OwnSocket,
+    tcp: Option<(TcpListener, Arc<Identity>)>,
 }
 
 impl Bound {
     /// Listens. Clients can connect from here on, and wait for their answers until [`Bound::serve`].
     pub async fn bind(listen: Listen) -> Result<Self, ApiError> {
-        match listen {
-            Listen::Unix(path) => {
-                let (listener, socket) = bind_unix(&path).await?;
-                Ok(Self { listener, socket })
+        let tcp = match listen.tcp {
+            Some(TcpListen { address, tls }) => {
+                let identity = Arc::new(Identity::load(tls)?);
+                let bound = TcpListener::bind(address).await;
+                let doing = format!("listen on {address}");
+                Some((bound.map_err(|cause| ApiError::Io { doing, cause })?, identity))
             }
-            Listen::Tcp { address, tls: None } => Err(ApiError::Unsafe {
-                address,
-                reason: "a TCP address needs TLS with certificates on both sides; any client that reaches it could \
-                         move VMs. Use a Unix socket, and SSH to reach it from afar"
-                    .to_owned(),
-            }),
-            Listen::Tcp { address, tls: Some(_) } => Err(ApiError::Unsafe {
-                address,
-                reason: "this version of warmd does not speak TLS yet. Use a Unix socket, and SSH to reach \
-                         it from afar (`ssh -L`)"
-                    .to_owned(),
-            }),
-        }
+            None => None,
+        };
+        let (listener, socket) = bind_unix(&listen.socket).await?;
+        Ok(Self { listener, socket, tcp })
+    }
+
+    /// The TCP address on which it listens, with the port that the system chose for port 0.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        self.tcp.as_ref()?.0.local_addr().ok()
     }
 
     /// Serves until `shutdown`; then open streams end, calls in progress get a few seconds, and the socket is
     /// removed.
     pub async fn serve(self, control: Arc<dyn Control>, shutdown: CancellationToken) -> Result<(), ApiError> {
-        let Self { listener, socket } = self;
-        let api = ApiServer { control, shutdown: shutdown.clone() };
+        let Self { listener, socket, tcp } = self;
+        let api = ApiServer { all: control, shutdown: shutdown.clone() };
 
         let (health, health_server) = tonic_health::server::health_reporter();
         mark_serving(&health).await;
@@ -86,6 +112,15 @@ impl Bound {
             .register_encoded_file_descriptor_set(warmd_proto::DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
             .build_v1()?;
+
+        let (sender, accepted) = mpsc::channel(BACKLOG);
+        if let Some((listener, identity)) = tcp {
+            let (bounds, sender) = (Bounds::default(), sender.clone());
+            tokio::spawn(accept::from_tcp(listener, identity, bounds, sender, shutdown.clone()));
+        }
+        tokio::spawn(accept::from_socket(listener, Bounds::default(), sender, shutdown.clone()));
+        let accepted =
+            stream::unfold(accepted, |mut accepted| async move { Some((accepted.recv().await?, accepted)) });
 
         let serving = Server::builder()
             .http2_keepalive_interval(Some(PING_EVERY))
@@ -97,8 +132,9 @@ impl Bound {
             .add_service(TargetsServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
             .add_service(PlansServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
             .add_service(LimitsServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
+            .add_service(AccessServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))
             .add_service(MigrationsServer::new(api).max_decoding_message_size(MAX_REQUEST))
-            .serve_with_incoming_shutdown(incoming(listener), shutdown.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(accepted, shutdown.clone().cancelled_owned());
 
         let ended = tokio::select! {
             ended = serving => ended.map_err(ApiError::from),
@@ -123,19 +159,5 @@ async fn mark_serving(health: &HealthReporter) {
     health.set_serving::<PlansServer<ApiServer>>().await;
     health.set_serving::<MigrationsServer<ApiServer>>().await;
     health.set_serving::<LimitsServer<ApiServer>>().await;
-}
-
-/// Connections as they come. An accept that fails (no file descriptors left) is tried again, not at once.
-fn incoming(listener: UnixListener) -> impl Stream<Item = std::io::Result<UnixStream>> {
-    stream::unfold(listener, |listener| async move {
-        loop {
-            match listener.accept().await {
-                Ok((connection, _)) => return Some((Ok(connection), listener)),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection to the API");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-            }
-        }
-    })
+    health.set_serving::<AccessServer<ApiServer>>().await;
 }

@@ -1,6 +1,7 @@
 //! The service `Sources`.
 
 use tonic::{Request, Response, Status};
+use warmd_core::control::Control as _;
 use warmd_proto::v1::{
     SourcesCheckRequest, SourcesCheckResponse, SourcesListRequest, SourcesListResponse,
     SourcesListVmsRequest, SourcesListVmsResponse, sources_server::Sources,
@@ -12,9 +13,11 @@ use super::{convert, service::ApiServer, status::status};
 impl Sources for ApiServer {
     async fn list(
         &self,
-        _request: Request<SourcesListRequest>,
+        request: Request<SourcesListRequest>,
     ) -> Result<Response<SourcesListResponse>, Status> {
-        let sources = self.control.sources().await.into_iter().map(convert::endpoint).collect();
+        let control = self.control(request.extensions());
+        let sources = control.sources().await.map_err(|error| status(&error))?;
+        let sources = sources.into_iter().map(convert::endpoint).collect();
         Ok(Response::new(SourcesListResponse { sources }))
     }
 
@@ -22,8 +25,9 @@ impl Sources for ApiServer {
         &self,
         request: Request<SourcesCheckRequest>,
     ) -> Result<Response<SourcesCheckResponse>, Status> {
+        let control = self.control(request.extensions());
         let name = request.into_inner().name;
-        let description = self.control.check_source(&name).await.map_err(|error| status(&error))?;
+        let description = control.check_source(&name).await.map_err(|error| status(&error))?;
         Ok(Response::new(SourcesCheckResponse { description }))
     }
 
@@ -31,8 +35,9 @@ impl Sources for ApiServer {
         &self,
         request: Request<SourcesListVmsRequest>,
     ) -> Result<Response<SourcesListVmsResponse>, Status> {
+        let control = self.control(request.extensions());
         let SourcesListVmsRequest { name, refresh } = request.into_inner();
-        let inventory = self.control.source_vms(&name, refresh).await.map_err(|error| status(&error))?;
+        let inventory = control.source_vms(&name, refresh).await.map_err(|error| status(&error))?;
         Ok(Response::new(convert::inventory(inventory)))
     }
 }

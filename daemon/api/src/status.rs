@@ -14,6 +14,7 @@ pub(super) fn status(error: &ControlError) -> Status {
         ControlErrorKind::NotFound => (Code::NotFound, "not-found"),
         ControlErrorKind::Invalid => (Code::InvalidArgument, "invalid"),
         ControlErrorKind::Refused => (Code::FailedPrecondition, "refused"),
+        ControlErrorKind::Forbidden => (Code::PermissionDenied, "forbidden"),
         ControlErrorKind::Unavailable => (Code::Unavailable, "unavailable"),
         ControlErrorKind::Internal => (Code::Internal, "internal"),
     };
@@ -42,9 +43,10 @@ mod tests {
     #[test]
     fn every_kind_has_its_own_code_and_name() {
         use ControlErrorKind as K;
-        let statuses: Vec<_> = [K::NotFound, K::Invalid, K::Refused, K::Unavailable, K::Internal]
-            .map(|kind| status(&ControlError::new(kind, "why")))
-            .into();
+        let statuses: Vec<_> =
+            [K::NotFound, K::Invalid, K::Refused, K::Forbidden, K::Unavailable, K::Internal]
+                .map(|kind| status(&ControlError::new(kind, "why")))
+                .into();
         for (at, one) in statuses.iter().enumerate() {
             assert_eq!(one.message(), "why");
             for other in &statuses[at + 1..] {

@@ -1,6 +1,7 @@
 //! The service `Targets`.
 
 use tonic::{Request, Response, Status};
+use warmd_core::control::Control as _;
 use warmd_proto::v1::{
     TargetsCheckRequest, TargetsCheckResponse, TargetsListRequest, TargetsListResponse,
     targets_server::Targets,
@@ -12,9 +13,11 @@ use super::{convert, service::ApiServer, status::status};
 impl Targets for ApiServer {
     async fn list(
         &self,
-        _request: Request<TargetsListRequest>,
+        request: Request<TargetsListRequest>,
     ) -> Result<Response<TargetsListResponse>, Status> {
-        let targets = self.control.targets().await.into_iter().map(convert::endpoint).collect();
+        let control = self.control(request.extensions());
+        let targets = control.targets().await.map_err(|error| status(&error))?;
+        let targets = targets.into_iter().map(convert::endpoint).collect();
         Ok(Response::new(TargetsListResponse { targets }))
     }
 
@@ -22,8 +25,9 @@ impl Targets for ApiServer {
         &self,
         request: Request<TargetsCheckRequest>,
     ) -> Result<Response<TargetsCheckResponse>, Status> {
+        let control = self.control(request.extensions());
         let name = request.into_inner().name;
-        let description = self.control.check_target(&name).await.map_err(|error| status(&error))?;
+        let description = control.check_target(&name).await.map_err(|error| status(&error))?;
         Ok(Response::new(TargetsCheckResponse { description }))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Rule: memory does not grow with the reader's slowness. Unread changes wait in the daemon's one bounded
 //! broadcast; if they are gone from there, the reader gets the present state again instead of the missed
-//! changes.
+//! changes. A reader whose role is revoked gets no further change.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -18,7 +18,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use warmd_core::{
-    control::{Control, ControlError},
+    control::{Control as _, ControlError},
+    guarded::Guarded,
     model::{id::MigrationId, view::MigrationView},
 };
 use warmd_proto::v1::{MigrationsWatchResponse, WatchKind};
@@ -48,7 +49,7 @@ impl WatchFilter {
 
 /// One reader's position in the changes.
 pub(super) struct Watcher {
-    control: Arc<dyn Control>,
+    control: Arc<Guarded>,
     changes: Receiver<MigrationView>,
     scope: WatchFilter,
     until_final: bool,
@@ -65,7 +66,7 @@ pub(super) struct Watcher {
 impl Watcher {
     /// A reader of `changes`, which must have been opened before now.
     pub(super) fn new(
-        control: Arc<dyn Control>,
+        control: Arc<Guarded>,
         changes: Receiver<MigrationView>,
         scope: WatchFilter,
         until_final: bool,
@@ -122,12 +123,20 @@ impl Watcher {
             let change = tokio::select! {
                 change = self.changes.recv() => change,
                 () = sleep_until(silence) => {
+                    if let Err(error) = self.control.may_look() {
+                        self.ended = true;
+                        return Some(Err(status(&error)));
+                    }
                     let kind = WatchKind::Keepalive.into();
                     return Some(Ok(MigrationsWatchResponse { kind, migration: None }));
                 }
             };
+            if let Err(error) = self.control.may_look() {
+                self.ended = true;
+                return Some(Err(status(&error)));
+            }
             match change {
-                Ok(view) if self.scope.holds(&view) => {
+                Ok(view) if self.scope.holds(&view) && self.control.sees(&view.plan) => {
                     return Some(Ok(self.response(WatchKind::Change, view)));
                 }
                 Ok(_) => {}

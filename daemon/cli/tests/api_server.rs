@@ -2,7 +2,7 @@
 
 mod api_common;
 
-use std::{fs, os::unix::fs::PermissionsExt, sync::Arc};
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use api_common::{
     cases,
@@ -11,7 +11,6 @@ use api_common::{
 };
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
-use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -20,7 +19,7 @@ use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
-use warmd_api::{ApiError, Bound, Listen, TlsFiles, serve};
+use warmd_api::{ApiError, Bound, Listen, TcpListen, TlsFiles};
 use warmd_proto::{
     KIND_TRAILER, MAX_REQUEST,
     v1::{
@@ -54,9 +53,31 @@ async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
     assert!(path.exists(), "std leaves the file behind, as a killed daemon does");
 
     let served = Served::start_in(dir, FakeControl::new([])).await;
-    let second = Bound::bind(Listen::Unix(path.clone())).await;
+    let second = Bound::bind(Listen::unix(path.clone())).await;
     assert!(matches!(second, Err(ApiError::InUse { .. })), "{second:?}");
     HealthClient::new(served.channel().await).check(HealthCheckRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn directory_that_the_group_cannot_enter_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let private = dir.path().join("run");
+    fs::create_dir(&private).unwrap();
+    let listen = |group: &str| {
+        let mut listen = Listen::unix(private.join("warmd.sock"));
+        listen.socket.group = Some(group.to_owned());
+        Bound::bind(listen)
+    };
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
+    let error = listen("nogroup").await.unwrap_err().to_string();
+    assert!(error.contains("cannot enter it (mode 0700)") && error.contains("0711"), "{error}");
+    let error = listen("no-such-group").await.unwrap_err().to_string();
+    assert!(error.contains("no group \"no-such-group\""), "{error}");
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o711)).unwrap();
+    let bound = listen("nogroup").await.unwrap();
+    let meta = fs::symlink_metadata(private.join("warmd.sock")).unwrap();
+    assert_eq!(meta.permissions().mode() & 0o777, 0o660);
+    drop(bound);
 }
 
 #[tokio::test]
@@ -64,7 +85,7 @@ async fn what_is_no_socket_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("precious");
     fs::write(&path, "data").unwrap();
-    let bound = Bound::bind(Listen::Unix(path.clone())).await;
+    let bound = Bound::bind(Listen::unix(path.clone())).await;
     assert!(matches!(bound, Err(ApiError::NotASocket { .. })), "{bound:?}");
     assert_eq!(fs::read_to_string(path).unwrap(), "data");
 }
@@ -84,22 +105,23 @@ async fn a_socket_of_a_successor_is_left_to_him() {
 async fn a_path_that_is_too_long_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x".repeat(150));
-    let error = Bound::bind(Listen::Unix(path)).await.unwrap_err();
+    let error = Bound::bind(Listen::unix(path)).await.unwrap_err();
     assert!(matches!(error, ApiError::Io { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn tcp_without_tls_is_refused() {
-    let address = "127.0.0.1:0".parse().unwrap();
-    let control = Arc::new(FakeControl::new([]));
-    let plain = Listen::Tcp { address, tls: None };
-    let error = serve(plain, control.clone(), CancellationToken::new()).await.unwrap_err();
-    assert!(matches!(error, ApiError::Unsafe { .. }), "{error}");
-    assert!(error.to_string().contains("needs TLS"), "{error}");
-
-    let tls = TlsFiles { certificate: "c".into(), key: "k".into(), client_ca: "a".into() };
-    let error = serve(Listen::Tcp { address, tls: Some(tls) }, control, CancellationToken::new()).await;
-    assert!(matches!(error, Err(ApiError::Unsafe { .. })), "{error:?}");
+async fn tcp_with_files_that_are_no_certificates_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let bad = dir.path().join("bad.pem");
+    std::fs::write(&bad, "no certificate").unwrap();
+    for (certificate, told) in [(dir.path().join("none.pem"), "none.pem"), (bad, "bad.pem")] {
+        let tls = TlsFiles { certificate, key: "k".into(), client_ca: "a".into(), client_crl: None };
+        let tcp = Some(TcpListen { address: "127.0.0.1:0".parse().unwrap(), tls });
+        let listen = Listen { tcp, ..Listen::unix(dir.path().join("s")) };
+        let error = Bound::bind(listen).await.unwrap_err();
+        assert!(error.to_string().contains(told), "{error}");
+        assert!(!dir.path().join("s").exists(), "a socket stays behind");
+    }
 }
 
 #[tokio::test]

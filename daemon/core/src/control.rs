@@ -2,11 +2,14 @@
 //!
 //! Rule: names and texts that callers pass are outside data; every refusal says what, where and what to do.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tokio::sync::broadcast;
 use warmd_schedules::{Tz, explain::ScheduleDecision};
 
 use crate::model::{
+    access::{Grant, Role, Subject},
     group::GroupView,
     id::MigrationId,
     limit::{LimitChange, LimitView},
@@ -29,13 +32,13 @@ use crate::{
 /// All operations of the control API.
 #[async_trait]
 pub trait Control: Send + Sync {
-    async fn sources(&self) -> Vec<EndpointInfo>;
+    async fn sources(&self) -> Result<Vec<EndpointInfo>, ControlError>;
     /// Connects to a source and returns its description of itself.
     async fn check_source(&self, name: &str) -> Result<String, ControlError>;
     /// A source's VMs: as last listed, or listed now if `refresh` is set.
     async fn source_vms(&self, name: &str, refresh: bool) -> Result<Inventory, ControlError>;
 
-    async fn targets(&self) -> Vec<EndpointInfo>;
+    async fn targets(&self) -> Result<Vec<EndpointInfo>, ControlError>;
     /// Connects to a target and returns its description of itself.
     async fn check_target(&self, name: &str) -> Result<String, ControlError>;
 
@@ -117,6 +120,20 @@ pub trait Control: Send + Sync {
     async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError>;
     /// The quotas of all scopes that have some, or of the named scope.
     async fn quotas(&self, scope: Option<&str>) -> Result<Vec<QuotaView>, ControlError>;
+    /// The grants in force: they decide what a caller may do.
+    fn grants(&self) -> Arc<Vec<Grant>>;
+    /// The grants, for an admin.
+    async fn list_grants(&self) -> Result<Vec<Grant>, ControlError>;
+    /// Gives a role to a subject, in place of its earlier one, for plans that match a pattern, or for all.
+    async fn grant(
+        &self,
+        subject: Subject,
+        role: Role,
+        plans: Vec<String>,
+        by: &str,
+    ) -> Result<Grant, ControlError>;
+    /// Takes a subject's role: whether it had one.
+    async fn revoke(&self, subject: &Subject, by: &str) -> Result<bool, ControlError>;
     /// The journal of one migration or of all: at most `limit` lines, the last ones, or the first ones after
     /// a cursor.
     async fn events(
@@ -218,6 +235,8 @@ pub enum ControlErrorKind {
     Invalid,
     /// Not possible in the present state.
     Refused,
+    /// The caller has no role that may do it.
+    Forbidden,
     /// An endpoint did not answer.
     Unavailable,
     /// The daemon itself failed.

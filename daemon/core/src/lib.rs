@@ -9,6 +9,7 @@ pub mod clock;
 pub mod control;
 pub mod crash;
 pub mod format;
+pub mod guarded;
 pub mod hook_service;
 pub mod images;
 pub mod metrics_view;

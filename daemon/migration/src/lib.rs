@@ -6,6 +6,7 @@
 //! gRPC, not metrics.
 #![forbid(unsafe_code)]
 
+mod access;
 pub mod admission;
 mod afterwards;
 pub mod audit;

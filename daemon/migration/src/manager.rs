@@ -33,6 +33,7 @@ use warmd_core::{
 use warmd_store::{MigrationRow, Store, Unreadable};
 
 use super::{
+    access::Grants,
     admission::{AdmissionControl, Admissions},
     afterwards,
     command::OwnerRequest,
@@ -109,6 +110,7 @@ pub struct Manager {
     pub(super) limits: Arc<Registry>,
     pub gate: Arc<AdmissionControl>,
     pub(super) changing_limits: tokio::sync::Mutex<()>,
+    pub(super) grants: Grants,
     pub(super) shutdown: CancellationToken,
     pub(super) owners: TaskTracker,
     pub(super) groups: Arc<Groups>,
@@ -147,6 +149,7 @@ impl Manager {
             limits,
             gate,
             changing_limits: tokio::sync::Mutex::default(),
+            grants: Grants::default(),
             shutdown,
             owners: TaskTracker::new(),
             groups: Arc::default(),
@@ -158,6 +161,7 @@ impl Manager {
         });
         manager.tell_unreadable(&saved.unreadable).await;
         manager.set_configured_limits(global).await?;
+        manager.know_grants().await?;
         manager.know_groups().await?;
         // No driver works before all are registered, on every way out: they would interfere.
         let _begin = manager.all_registered.clone().drop_guard();

@@ -11,6 +11,7 @@ use warmd_core::{
         JournalPage, PlanCutover,
     },
     model::{
+        access::{Grant, Role, Subject},
         event_kind::EventKind,
         group::GroupView,
         id::MigrationId,
@@ -40,8 +41,8 @@ const ASKED: u32 = 8;
 
 #[async_trait]
 impl Control for Manager {
-    async fn sources(&self) -> Vec<EndpointInfo> {
-        self.endpoints.sources.values().map(|opened| opened.endpoint.clone()).collect()
+    async fn sources(&self) -> Result<Vec<EndpointInfo>, ControlError> {
+        Ok(self.endpoints.sources.values().map(|opened| opened.endpoint.clone()).collect())
     }
 
     async fn check_source(&self, name: &str) -> Result<String, ControlError> {
@@ -67,8 +68,8 @@ impl Control for Manager {
         self.inventory(name, refresh).await
     }
 
-    async fn targets(&self) -> Vec<EndpointInfo> {
-        self.endpoints.targets.values().map(|opened| opened.endpoint.clone()).collect()
+    async fn targets(&self) -> Result<Vec<EndpointInfo>, ControlError> {
+        Ok(self.endpoints.targets.values().map(|opened| opened.endpoint.clone()).collect())
     }
 
     async fn check_target(&self, name: &str) -> Result<String, ControlError> {
@@ -237,6 +238,28 @@ impl Control for Manager {
 
     async fn set_limit(&self, scope: &str, change: LimitChange, by: &str) -> Result<LimitView, ControlError> {
         self.change_limit(scope, change, by).await
+    }
+
+    fn grants(&self) -> std::sync::Arc<Vec<Grant>> {
+        self.grants.get()
+    }
+
+    async fn list_grants(&self) -> Result<Vec<Grant>, ControlError> {
+        Ok(self.grants.get().to_vec())
+    }
+
+    async fn grant(
+        &self,
+        subject: Subject,
+        role: Role,
+        plans: Vec<String>,
+        by: &str,
+    ) -> Result<Grant, ControlError> {
+        self.give_role(subject, role, plans, by).await
+    }
+
+    async fn revoke(&self, subject: &Subject, by: &str) -> Result<bool, ControlError> {
+        self.take_role(subject, by).await
     }
 
     async fn quotas(&self, scope: Option<&str>) -> Result<Vec<QuotaView>, ControlError> {

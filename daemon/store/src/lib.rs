@@ -21,6 +21,7 @@ mod error;
 mod file;
 mod finished;
 pub mod fuzz;
+mod grants;
 mod groups;
 mod hooks;
 mod in_memory;
@@ -72,6 +73,7 @@ pub use self::{
     disks::{DiskRow, NewDisk},
     error::{OpenError, StoreError, StoreErrorKind},
     finished::FinishedMigration,
+    grants::SavedGrants,
     groups::{MemberFacts, NewGroup},
     hooks::{HookKey, HookStatus},
     interceptor::Interceptor,

@@ -39,6 +39,7 @@ pub(super) const UPGRADES: &[Upgrade] = &[
     |transaction| transaction.execute_batch(include_str!("schema_v24.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v25.sql")),
     |transaction| transaction.execute_batch(include_str!("schema_v26.sql")),
+    |transaction| transaction.execute_batch(include_str!("schema_v27.sql")),
 ];
 
 /// The version after all steps.
@@ -130,7 +131,7 @@ mod tests {
         let names: Vec<String> = names.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         assert_eq!(
             names.join(" "),
-            "audits chunks conversions disk_passes disks events group_members groups heartbeat hooks inventories latencies limits location_claims manifest_log manifest_log_counts manifest_log_hashes \
+            "audits chunks conversions disk_passes disks events grants group_members groups heartbeat hooks inventories latencies limits location_claims manifest_log manifest_log_counts manifest_log_hashes \
              migrations pages pass_hours passes phases plans recorded_roots report_keys stages thinning unverified_compare unverified_readback verify_cursors verify_results waits"
         );
     }

@@ -232,7 +232,7 @@ fn forget_lines(db: &Connection, before: DateTime<Utc>, done: &mut i64) -> Resul
     db.prepare_cached("INSERT INTO thinning (id) VALUES (1)")?.execute([])?;
     let gone = db
         .prepare_cached(
-            "DELETE FROM events WHERE id > ? AND id <= ? AND at < ? AND kind NOT IN ('request', 'plan', 'warning')",
+            "DELETE FROM events WHERE id > ? AND id <= ? AND at < ? AND kind NOT IN ('request', 'plan', 'access', 'warning')",
         )?
         .execute(params![*done, last, before])?;
     db.prepare_cached("DELETE FROM thinning")?.execute([])?;
@@ -300,6 +300,17 @@ mod tests {
         store.thin(&keep, at(4000)).await.unwrap();
         let left = number(&store, "SELECT count(*) FROM events").await;
         assert!((91..=93).contains(&left), "{left}");
+    }
+
+    #[tokio::test]
+    async fn lines_that_say_who_did_what_stay() {
+        let (_dir, store) = open();
+        for kind in ["state", "request", "plan", "access", "warning"] {
+            note(&store, kind, 0).await;
+        }
+        store.thin(&Retention::default(), at(400)).await.unwrap();
+        assert_eq!(number(&store, "SELECT count(*) FROM events WHERE kind = 'access'").await, 1);
+        assert_eq!(number(&store, "SELECT count(*) FROM events").await, 4);
     }
 
     #[tokio::test]

@@ -57,6 +57,9 @@ pub async fn serve_over(
     endpoints.targets.values().for_each(|target| target.handle.on(&host));
     hold_reserve(&store, config.state.reserve).await;
     let bound = warmd_api::Bound::bind(config.listen.clone()).await?;
+    if let Some(address) = bound.tcp_address() {
+        tracing::info!(%address, "API on TCP");
+    }
     let scrapes = match config.metrics {
         Some(address) => Some(MetricsServer::bind(address).await?),
         None => None,

@@ -6,6 +6,7 @@ mod enums;
 mod events;
 mod explained;
 mod forecast;
+mod grant;
 mod group;
 mod limit;
 mod migration;
@@ -24,6 +25,7 @@ use warmd_proto::v1;
 pub(super) use self::{
     events::event,
     explained::explained,
+    grant::grant,
     group::{group, plan_cutover},
     limit::limit,
     migration::migration,

@@ -13,6 +13,7 @@ use warmd_core::{
         Finding, JournalPage, PlanChange, PlanChangeKind, PlanCutover, PlanRequestOutcome,
     },
     model::{
+        access::{Grant, Role, Subject},
         group::GroupView,
         id::{MigrationId, VmId},
         limit::{LimitChange, LimitView, SetBy},
@@ -60,6 +61,7 @@ struct Inner {
     /// Instead of the usual ones.
     sources: Option<Vec<EndpointInfo>>,
     inventory: Option<Inventory>,
+    grants: Vec<Grant>,
 }
 
 impl FakeControl {
@@ -141,14 +143,43 @@ fn endpoint(name: &str, kind: &str, address: &str) -> EndpointInfo {
 
 #[async_trait]
 impl Control for FakeControl {
-    async fn sources(&self) -> Vec<EndpointInfo> {
+    fn grants(&self) -> Arc<Vec<Grant>> {
+        Arc::new(self.lock().grants.clone())
+    }
+
+    async fn list_grants(&self) -> Result<Vec<Grant>, ControlError> {
+        Ok(self.lock().grants.clone())
+    }
+
+    async fn grant(
+        &self,
+        subject: Subject,
+        role: Role,
+        plans: Vec<String>,
+        by: &str,
+    ) -> Result<Grant, ControlError> {
+        // The process that asked is another in each run.
+        let by = by.split(" pid=").next().unwrap_or_default().to_owned();
+        let grant = Grant { subject, role, plans, by, at: cases::at(0) };
+        self.lock().grants.push(grant.clone());
+        Ok(grant)
+    }
+
+    async fn revoke(&self, subject: &Subject, _by: &str) -> Result<bool, ControlError> {
+        let grants = &mut self.lock().grants;
+        let before = grants.len();
+        grants.retain(|grant| grant.subject != *subject);
+        Ok(grants.len() < before)
+    }
+
+    async fn sources(&self) -> Result<Vec<EndpointInfo>, ControlError> {
         if let Some(sources) = self.lock().sources.clone() {
-            return sources;
+            return Ok(sources);
         }
-        vec![
+        Ok(vec![
             endpoint("old", "libvirt", "qemu:///system"),
             endpoint("far", "libvirt", "qemu+ssh://far/system"),
-        ]
+        ])
     }
 
     async fn check_source(&self, name: &str) -> Result<String, ControlError> {
@@ -171,8 +202,8 @@ impl Control for FakeControl {
         Ok(Inventory { vms: cases::vms(), seen: cases::at(0), stale })
     }
 
-    async fn targets(&self) -> Vec<EndpointInfo> {
-        vec![endpoint("new", "disk", "/srv/vms")]
+    async fn targets(&self) -> Result<Vec<EndpointInfo>, ControlError> {
+        Ok(vec![endpoint("new", "disk", "/srv/vms")])
     }
 
     async fn check_target(&self, name: &str) -> Result<String, ControlError> {
@@ -200,7 +231,7 @@ impl Control for FakeControl {
     }
 
     async fn apply_plan(&self, plan: Plan, by: &str) -> Result<Applied, ControlError> {
-        assert!(by.starts_with("operator uid="), "{by}");
+        assert!(["operator uid=", "operator cert="].iter().any(|known| by.starts_with(known)), "{by}");
         known(&plan.source, &["old", "far"], "source")?;
         if let Some(problem) = plan.problems().first() {
             return Err(ControlError::new(Kind::Invalid, problem.clone()));

@@ -34,7 +34,7 @@ impl Served {
     pub async fn start_in(dir: TempDir, control: FakeControl) -> Self {
         let socket = dir.path().join("run/warmd.sock");
         let shutdown = CancellationToken::new();
-        let bound = Bound::bind(Listen::Unix(socket.clone())).await.unwrap();
+        let bound = Bound::bind(Listen::unix(socket.clone())).await.unwrap();
         let task = tokio::spawn(bound.serve(Arc::new(control.clone()), shutdown.clone()));
         Self { dir, socket, control, shutdown, task }
     }

@@ -52,6 +52,8 @@ kinds! {
     Plan = "plan",
     /// A limit was changed.
     Limit = "limit",
+    /// A role was granted or revoked.
+    Access = "access",
     /// The schedule begins, suspends or preempts something.
     Schedule = "schedule",
     /// An operator should look at it.

@@ -2,6 +2,7 @@
 //!
 //! Rule: nothing here waits, reads a clock, or touches a disk, a socket or a database.
 
+pub mod access;
 pub mod boot;
 pub mod conversion;
 pub mod coordination;

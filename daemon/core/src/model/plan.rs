@@ -331,6 +331,19 @@ impl Plan {
         }
     }
 
+    /// What it runs on the daemon's host: the command lines of its conversions and hooks, and the addresses
+    /// of its hook services.
+    pub fn programs(&self) -> Vec<Vec<String>> {
+        let conversions =
+            std::iter::once(&self.conversion).chain(self.vm.values().filter_map(|vm| vm.conversion.as_ref()));
+        let converters = conversions.filter_map(|conversion| Some(conversion.converter()?.command.clone()));
+        let hooks = self.hooks.iter().map(|hook| match &hook.grpc {
+            Some(address) => vec!["grpc".to_owned(), address.clone()],
+            None => hook.command.clone(),
+        });
+        converters.chain(hooks).collect()
+    }
+
     /// The differences of the machine, which the plan calls `vm`: found by that name, by its own name, or by
     /// its id.
     pub fn override_of(&self, vm: &str, machine: &Machine) -> Option<&VmOverride> {

@@ -237,7 +237,7 @@ requests = 256
     fn all_of_it_is_read() {
         let config = Tested::parse(GOOD, "warmd.toml").unwrap();
         assert_eq!(config.state_dir, Path::new("/srv/warmd"));
-        assert_eq!(config.listen, Listen::Unix("/srv/warmd.sock".into()));
+        assert_eq!(config.listen, Listen::unix("/srv/warmd.sock"));
         assert_eq!((config.engine.chunk, config.engine.batch_time.as_secs()), (1 << 20, 5));
         assert_eq!(
             (config.log.format, config.log.level.as_str()),
@@ -287,7 +287,7 @@ requests = 256
     fn nothing_said_means_the_defaults() {
         let config = Tested::parse("", "warmd.toml").unwrap();
         assert_eq!(config.state_dir, Path::new("/var/lib/warmd"));
-        assert_eq!(config.listen, Listen::Unix("/run/warmd/warmd.sock".into()));
+        assert_eq!(config.listen, Listen::unix("/run/warmd/warmd.sock"));
         assert_eq!((config.engine, config.log), (EngineSettings::default(), LogSettings::default()));
         assert!(config.sources.is_empty() && config.targets.is_empty());
     }
@@ -359,9 +359,11 @@ requests = 256
         let tls = "tls = { cert = \"/c\", key = \"/k\", client_ca = \"/a\" }\n";
         let tcp = "[listen]\ntcp = \"0.0.0.0:7443\"\n";
         let config = Tested::parse(&format!("{tcp}{tls}"), "warmd.toml").unwrap();
-        assert!(
-            matches!(config.listen, Listen::Tcp { tls: Some(files), .. } if files.client_ca == Path::new("/a"))
-        );
+        assert_eq!(config.listen.socket, Listen::unix("/run/warmd/warmd.sock").socket);
+        assert!(matches!(config.listen.tcp, Some(tcp) if tcp.tls.client_ca == Path::new("/a")));
+        let both = format!("[listen]\nsocket = \"/s\"\ngroup = \"ops\"\ntcp = \"0.0.0.0:7443\"\n{tls}");
+        let both = Tested::parse(&both, "warmd.toml").unwrap().listen;
+        assert_eq!((both.socket.group.as_deref(), both.tcp.is_some()), (Some("ops"), true));
         for (text, wanted) in [
             (tcp.to_owned(), "warmd.toml:2:7: a TCP address is served only with certificates on both sides"),
             (
@@ -369,7 +371,6 @@ requests = 256
                 "warmd.toml:3:7: missing key `client_ca`",
             ),
             (format!("{tcp}{}", tls.replace("/k", "k")), "warmd.toml:3:28: `k` is a relative path"),
-            (format!("{tcp}socket = \"/s\""), "warmd.toml:2:7: `socket` and `tcp` exclude each other"),
             (format!("[listen]\n{tls}"), "warmd.toml:2:7: `tls` is for a TCP address"),
             (tcp.replace("7443", "port"), "warmd.toml:2:7: invalid socket address"),
         ] {

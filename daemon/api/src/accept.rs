@@ -1,0 +1,235 @@
+//! Accepting clients, from the Unix socket and from TCP, within bounds.
+//!
+//! Rule: a client that is silent, slow or hostile costs a place for a limited time, and others nothing: a
+//! handshake has a deadline, and there are bounds for handshakes, for connections, and for those of one
+//! client.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustls::CertificateError;
+use tokio::{
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{sleep, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    connection::{Connection, Stream},
+    peer,
+    tls::Identity,
+};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Handshakes at the same time, and of one address.
+const HANDSHAKES: usize = 64;
+const HANDSHAKES_EACH: usize = 16;
+/// Connections of one client at the same time, and of all clients of a listener.
+const EACH: usize = 64;
+const ALL: usize = 1024;
+/// The pause after an accept that failed: no file descriptors are left, as a rule.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Accepted connections, for the server.
+pub(super) type Sender = mpsc::Sender<io::Result<Connection>>;
+
+/// The bounds of one listener: clients of the TCP address take no place of those of the socket.
+#[derive(Clone, Debug)]
+pub(super) struct Bounds {
+    all: Arc<Semaphore>,
+    clients: Counts,
+    greeted: Counts,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { all: Arc::new(Semaphore::new(ALL)), clients: Counts::default(), greeted: Counts::default() }
+    }
+}
+
+/// How many places each client has.
+#[derive(Clone, Debug, Default)]
+struct Counts(Arc<Mutex<BTreeMap<String, usize>>>);
+
+impl Counts {
+    /// A place for `client`; `None` if it has as many as `most`.
+    fn place(&self, client: String, most: usize) -> Option<Place> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(client.clone()).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        Some(Place { counts: self.clone(), client })
+    }
+}
+
+/// A place of a client, given back when dropped.
+struct Place {
+    counts: Counts,
+    client: String,
+}
+
+impl Bounds {
+    /// A place for one more connection of `client`; `None` if it has too many.
+    fn place(&self, client: String, whole: OwnedSemaphorePermit) -> Option<(Place, OwnedSemaphorePermit)> {
+        Some((self.clients.place(client, EACH)?, whole))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// Accepts from the Unix socket until `shutdown`.
+pub(super) async fn from_socket(
+    listener: UnixListener,
+    bounds: Bounds,
+    sender: Sender,
+    shutdown: CancellationToken,
+) {
+    loop {
+        let Ok(whole) = Arc::clone(&bounds.all).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let Some(connection) = local(stream, &bounds, whole) else { continue };
+                if sender.send(Ok(connection)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection to the API's socket");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn local(stream: UnixStream, bounds: &Bounds, whole: OwnedSemaphorePermit) -> Option<Connection> {
+    let cred = match stream.peer_cred() {
+        Ok(cred) => cred,
+        Err(error) => {
+            tracing::warn!(%error, "the kernel does not identify a client of the API's socket");
+            return None;
+        }
+    };
+    let place = bounds.place(format!("uid={}", cred.uid()), whole);
+    let Some(place) = place else {
+        tracing::warn!(uid = cred.uid(), "a user has too many connections to the API; one is refused");
+        return None;
+    };
+    let caller = Arc::new(peer::of_socket(cred));
+    Some(Connection { stream: Stream::Unix(stream), caller, expiry: None, _counted: Box::new(place) })
+}
+
+/// Accepts from the TCP address until `shutdown`.
+pub(super) async fn from_tcp(
+    listener: TcpListener,
+    identity: Arc<Identity>,
+    bounds: Bounds,
+    sender: Sender,
+    shutdown: CancellationToken,
+) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    loop {
+        let Ok(whole) = Arc::clone(&bounds.all).acquire_owned().await else { return };
+        let Ok(handshake) = Arc::clone(&handshakes).acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection to the API's address");
+                sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Some(place) = bounds.greeted.place(address.ip().to_string(), HANDSHAKES_EACH) else {
+            tracing::warn!(%address, "an address has too many TLS handshakes open; a connection is refused");
+            continue;
+        };
+        let acceptor = TlsAcceptor::from(identity.current());
+        let (bounds, sender, shutdown) = (bounds.clone(), sender.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let _counted = (handshake, place);
+            let greeted = timeout(HANDSHAKE, greet(stream, address, &acceptor, &bounds, whole));
+            let greeted = tokio::select! {
+                () = shutdown.cancelled() => return,
+                greeted = greeted => greeted,
+            };
+            match greeted.unwrap_or_else(|_| Err("the TLS handshake took too long".to_owned())) {
+                // The server is gone: so are its clients.
+                Ok(connection) => drop(sender.send(Ok(connection)).await),
+                Err(why) => tracing::warn!(%address, why, "a client of the API was refused"),
+            }
+        });
+    }
+}
+
+async fn greet(
+    stream: TcpStream,
+    address: SocketAddr,
+    acceptor: &TlsAcceptor,
+    bounds: &Bounds,
+    whole: OwnedSemaphorePermit,
+) -> Result<Connection, String> {
+    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    let stream = acceptor.accept(stream).await.map_err(|error| refusal(&error))?;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let certificate = certificate.ok_or("there is no client certificate")?;
+    let (caller, valid_for) = peer::of_certificate(certificate, address)?;
+    let client = caller.name.rsplit_once(' ').map_or(caller.name.as_str(), |(name, _)| name).to_owned();
+    let place = bounds.place(client.clone(), whole);
+    let place = place.ok_or_else(|| format!("{client} has {EACH} connections already"))?;
+    let stream = Stream::Tls(Box::new(stream));
+    let expiry = Some(Box::pin(sleep(valid_for)));
+    Ok(Connection { stream, caller: Arc::new(caller), expiry, _counted: Box::new(place) })
+}
+
+/// Why a handshake failed, and what to do where the client's certificate is the reason.
+fn refusal(error: &io::Error) -> String {
+    let certificate = match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidCertificate(certificate)) => certificate,
+        Some(rustls::Error::NoCertificatesPresented) => return "the client has no certificate".to_owned(),
+        _ => return error.to_string(),
+    };
+    let what = match certificate {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "the client's certificate has expired: issue a new one"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "the client's certificate is not valid yet: compare the clocks of the two hosts"
+        }
+        CertificateError::Revoked => "the client's certificate is revoked (`client_crl`)",
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            "the client's certificate is not signed by a CA in `client_ca`"
+        }
+        CertificateError::ExpiredRevocationList | CertificateError::ExpiredRevocationListContext { .. } => {
+            "the list of revoked certificates (`client_crl`) is out of date: replace the file"
+        }
+        _ => "the client's certificate cannot be used",
+    };
+    format!("{what} ({error})")
+}
