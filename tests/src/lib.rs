@@ -3,6 +3,7 @@
 //! Rule: a fixture ends what it started, however its test ends; every wait has a deadline and reports
 //! what it waited for; a missing tool is a failure that names it.
 
+pub mod certs;
 pub mod console;
 pub mod contract;
 mod crash;

@@ -13,7 +13,7 @@ use warmd_core::model::{
 };
 
 pub(super) use self::plan::{CutoverWhen, PlanCommand};
-use super::schedules::ScheduleCommand;
+use super::{access::AccessCommand, contexts::ContextCommand, schedules::ScheduleCommand};
 
 const DETAILS: &str = "\
 MIGRATION is the VM's name if exactly one unfinished migration moves that VM. In any case it can be the migration's \
@@ -39,22 +39,19 @@ Exit codes:
     2  the command line is wrong
     3  the daemon cannot be reached
     4  the named object does not exist
-    5  refused: the plan has an error, or the migration's state does not allow the request
+    5  refused: the plan has an error, the migration's state does not allow the request, or your role does not
   130  interrupted while following; the operation continues in the daemon";
 
 /// Control warmd, the daemon that moves running VMs to a new platform.
 #[derive(Debug, Parser)]
 #[command(name = "warmctl", version, after_long_help = DETAILS, after_help = "--help also explains how to name a migration, tables, JSON and exit codes.")]
 pub(super) struct Args {
-    /// The daemon's socket
-    #[arg(
-        long,
-        env = "WARMD_SOCKET",
-        default_value = "/run/warmd/warmd.sock",
-        value_name = "PATH",
-        global = true
-    )]
-    pub(super) socket: PathBuf,
+    /// The daemon's socket [default: that of the context in use, or /run/warmd/warmd.sock]
+    #[arg(long, env = "WARMD_SOCKET", value_name = "PATH", global = true)]
+    pub(super) socket: Option<PathBuf>,
+    /// The daemon by its name: see `warmctl context`
+    #[arg(long, env = "WARMD_CONTEXT", value_name = "NAME", global = true)]
+    pub(super) context: Option<String>,
     /// The form of the output: tables to read, or JSON for programs
     #[arg(short, long, value_enum, default_value_t = Format::Table, value_name = "FORM", global = true)]
     pub(super) output: Format,
@@ -97,6 +94,12 @@ pub(super) enum CliCommand {
     /// Signed reports: check one, print the public key
     #[command(subcommand)]
     Report(ReportCommand),
+    /// Who may do what: roles of client certificates, users and groups
+    #[command(subcommand)]
+    Access(AccessCommand),
+    /// Daemons by name, also on other hosts; which one warmctl talks to
+    #[command(subcommand)]
+    Context(ContextCommand),
     /// The journal: every decision and request, who made it and why
     Events {
         /// Only lines about this migration: the VM's name, or the migration's id, its beginning or its end

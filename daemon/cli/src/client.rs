@@ -4,6 +4,7 @@ use std::{
     error::Error,
     io,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,11 +16,15 @@ use tonic::{
 };
 use warmd_proto::v1::{
     MigrationsPauseRequest, MigrationsPauseResponse, MigrationsResumeRequest, MigrationsResumeResponse,
-    limits_client::LimitsClient, migrations_client::MigrationsClient, plans_client::PlansClient,
-    sources_client::SourcesClient, targets_client::TargetsClient,
+    access_client::AccessClient, limits_client::LimitsClient, migrations_client::MigrationsClient,
+    plans_client::PlansClient, sources_client::SourcesClient, targets_client::TargetsClient,
 };
 
-use super::failure::{CliFailure, Exit};
+use super::{
+    address::{DaemonAddress, SocketAddress, TlsAddress},
+    failure::{CliFailure, Exit},
+    tls,
+};
 
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -36,15 +41,12 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Connects to the daemon's socket.
-    pub(super) async fn connect(socket: &Path) -> Result<Self, CliFailure> {
-        let path = socket.to_owned();
-        let connector = tower::service_fn(move |_| open(path.clone()));
-        let channel = Endpoint::from_static("http://warmd")
-            .connect_timeout(CONNECT)
-            .connect_with_connector(connector)
-            .await
-            .map_err(|error| unreachable(socket, &error))?;
+    /// Connects to the daemon.
+    pub(super) async fn connect(daemon: &DaemonAddress) -> Result<Self, CliFailure> {
+        let channel = match daemon {
+            DaemonAddress::Socket(SocketAddress { socket }) => to_socket(socket).await?,
+            DaemonAddress::Tls(to) => to_address(to).await?,
+        };
         Ok(Self { channel })
     }
 
@@ -62,6 +64,10 @@ impl Client {
 
     pub(super) fn limits(&self) -> LimitsClient<Channel> {
         LimitsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub(super) fn access(&self) -> AccessClient<Channel> {
+        AccessClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     pub(super) fn migrations(&self) -> MigrationsClient<Channel> {
@@ -86,11 +92,42 @@ pub(super) fn asked<T>(message: T) -> Request<T> {
     request
 }
 
+async fn to_socket(socket: &Path) -> Result<Channel, CliFailure> {
+    let path = socket.to_owned();
+    let connector = tower::service_fn(move |_| open(path.clone()));
+    let endpoint = Endpoint::from_static("http://warmd").connect_timeout(CONNECT);
+    endpoint.connect_with_connector(connector).await.map_err(|error| unreachable(socket, &error))
+}
+
+/// The first connection is made here, for the sake of its errors; the channel makes later ones as it needs
+/// them.
+async fn to_address(to: &TlsAddress) -> Result<Channel, CliFailure> {
+    let first = Arc::new(Mutex::new(Some(tls::connect(to).await?)));
+    let to = to.clone();
+    let shown = to.address.clone();
+    let connector = tower::service_fn(move |_| {
+        let (first, to) = (Arc::clone(&first), to.clone());
+        async move {
+            let made = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let stream = match made {
+                Some(stream) => stream,
+                None => tls::connect(&to).await.map_err(io::Error::other)?,
+            };
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    });
+    Endpoint::from_static("http://warmd").connect_with_connector(connector).await.map_err(|error| {
+        let (_, text) = root_cause(&error);
+        CliFailure::new(Exit::Unreachable, format!("cannot reach the daemon at {shown}: {text}"))
+    })
+}
+
 async fn open(path: PathBuf) -> io::Result<TokioIo<UnixStream>> {
     UnixStream::connect(path).await.map(TokioIo::new)
 }
 
-fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> CliFailure {
+/// The deepest cause: its kind, if it is one of the system, and its text.
+fn root_cause(error: &(dyn Error + 'static)) -> (Option<io::ErrorKind>, String) {
     let mut cause = Some(error);
     let mut kind = None;
     let mut text = error.to_string();
@@ -99,6 +136,11 @@ fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> CliFailure {
         kind = error.downcast_ref::<io::Error>().map(io::Error::kind).or(kind);
         cause = error.source();
     }
+    (kind, text)
+}
+
+fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> CliFailure {
+    let (kind, text) = root_cause(error);
     let path = socket.display();
     let message = match kind {
         Some(io::ErrorKind::NotFound) => format!(
@@ -110,7 +152,9 @@ fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> CliFailure {
             )
         }
         Some(io::ErrorKind::PermissionDenied) => {
-            format!("not allowed to open {path}: run warmctl as the user that warmd runs as (try sudo)")
+            format!(
+                "not allowed to open {path}: run warmctl as the user that warmd runs as (try sudo), or as a member of the group in its configuration (`[listen] group`)"
+            )
         }
         _ => format!("cannot reach the daemon on {path}: {text}"),
     };

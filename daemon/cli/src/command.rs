@@ -3,8 +3,10 @@
 use clap::CommandFactory;
 
 use super::{
-    args::{Args, CliCommand, SourceCommand, TargetCommand},
+    access,
+    args::{Args, CliCommand, ReportCommand, SourceCommand, TargetCommand},
     client::Client,
+    contexts::{self, ChosenDaemon},
     endpoints, events,
     failure::CliFailure,
     limits, migrations,
@@ -13,12 +15,14 @@ use super::{
 };
 
 /// Runs the command.
-pub(super) async fn run(args: Args, out: &Out) -> Result<(), CliFailure> {
-    let Args { socket, command, .. } = args;
+pub(super) async fn run(command: CliCommand, chosen: ChosenDaemon, out: &Out) -> Result<(), CliFailure> {
+    // What needs no daemon works also with an unreadable file of contexts.
+    let daemon = || contexts::resolve(&chosen);
     match command {
         CliCommand::Completions { shell } => completions(shell, out),
+        CliCommand::Context(command) => contexts::run(chosen, out, command),
         CliCommand::Source(command) => {
-            let client = Client::connect(&socket).await?;
+            let client = Client::connect(&daemon()?).await?;
             match command {
                 SourceCommand::List => endpoints::list_sources(&client, out).await,
                 SourceCommand::Check { name } => endpoints::check_sources(&client, out, name).await,
@@ -28,22 +32,26 @@ pub(super) async fn run(args: Args, out: &Out) -> Result<(), CliFailure> {
             }
         }
         CliCommand::Target(command) => {
-            let client = Client::connect(&socket).await?;
+            let client = Client::connect(&daemon()?).await?;
             match command {
                 TargetCommand::List => endpoints::list_targets(&client, out).await,
                 TargetCommand::Check { name } => endpoints::check_targets(&client, out, name).await,
             }
         }
-        CliCommand::Plan(command) => plans::run(&socket, out, command).await,
-        CliCommand::Schedule(command) => schedules::run(&socket, out, command).await,
-        CliCommand::Migration(command) => migrations::run(&socket, out, command).await,
-        CliCommand::Top => top::run(&socket, out).await,
-        CliCommand::Limit(command) => limits::run(&socket, out, command).await,
-        CliCommand::Report(command) => reports::run(&socket, out, command).await,
-        CliCommand::Events { id, limit, follow: false } => {
-            events::list(&Client::connect(&socket).await?, out, id, limit).await
+        CliCommand::Plan(command) => plans::run(&daemon()?, out, command).await,
+        CliCommand::Schedule(command) => schedules::run(&daemon()?, out, command).await,
+        CliCommand::Migration(command) => migrations::run(&daemon()?, out, command).await,
+        CliCommand::Top => top::run(&daemon()?, out).await,
+        CliCommand::Limit(command) => limits::run(&daemon()?, out, command).await,
+        CliCommand::Report(ReportCommand::Verify { file, key }) => {
+            reports::verify(out, &file, key.as_deref())
         }
-        CliCommand::Events { id, limit, follow: true } => events::follow(&socket, out, id, limit).await,
+        CliCommand::Report(ReportCommand::Key { pem }) => reports::print_key(&daemon()?, out, pem).await,
+        CliCommand::Access(command) => access::run(&daemon()?, out, command).await,
+        CliCommand::Events { id, limit, follow: false } => {
+            events::list(&Client::connect(&daemon()?).await?, out, id, limit).await
+        }
+        CliCommand::Events { id, limit, follow: true } => events::follow(&daemon()?, out, id, limit).await,
     }
 }
 

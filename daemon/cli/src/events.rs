@@ -2,12 +2,13 @@
 //!
 //! Rule: a follower misses no line and sees none twice, also across restarts of the daemon.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use warmd_proto::v1::{Event, MigrationsEventsRequest, MigrationsEventsResponse};
 
 use super::{
+    address::DaemonAddress,
     client::{Client, asked},
     failure::{CliFailure, Exit},
     labels,
@@ -38,19 +39,19 @@ pub(super) async fn list(
 
 /// Prints the last `limit` lines, and then each that is written, one JSON object a line if JSON is asked for.
 pub(super) async fn follow(
-    socket: &Path,
+    daemon: &DaemonAddress,
     out: &Out,
     id: Option<String>,
     limit: u32,
 ) -> Result<(), CliFailure> {
     tokio::select! {
-        result = go_on(socket, out, id.unwrap_or_default(), limit) => result,
+        result = go_on(daemon, out, id.unwrap_or_default(), limit) => result,
         () = interrupted() => Ok(()),
     }
 }
 
-async fn go_on(socket: &Path, out: &Out, id: String, limit: u32) -> Result<(), CliFailure> {
-    let client = Client::connect(socket).await?;
+async fn go_on(daemon: &DaemonAddress, out: &Out, id: String, limit: u32) -> Result<(), CliFailure> {
+    let client = Client::connect(daemon).await?;
     let mut answer = page(&client, id.clone(), None, limit).await?;
     let layout = TableLayout::new(&COLUMNS, cell_widths(out.screen()), out.screen());
     if !out.is_json() {
@@ -69,7 +70,7 @@ async fn go_on(socket: &Path, out: &Out, id: String, limit: u32) -> Result<(), C
         if !is_full {
             sleep(ASK_EVERY).await;
         }
-        answer = next(socket, &client, &id, after).await?;
+        answer = next(daemon, &client, &id, after).await?;
         if answer.cursor < after {
             complain("warmd's state was put back from an older copy: going on at the end of its journal");
         }
@@ -79,7 +80,7 @@ async fn go_on(socket: &Path, out: &Out, id: String, limit: u32) -> Result<(), C
 /// The lines after a cursor; it waits a while for a daemon that does not answer, and reports its loss and its
 /// return.
 async fn next(
-    socket: &Path,
+    daemon: &DaemonAddress,
     client: &Client,
     id: &str,
     after: u64,
@@ -92,7 +93,7 @@ async fn next(
     complain(&format!("lost the daemon; trying again for {} s", PATIENCE.as_secs()));
     while lost.elapsed() < PATIENCE {
         sleep(TRY_EVERY).await;
-        let again = async { page(&Client::connect(socket).await?, id.to_owned(), Some(after), PAGE).await };
+        let again = async { page(&Client::connect(daemon).await?, id.to_owned(), Some(after), PAGE).await };
         failure = match again.await {
             Err(failure) if failure.exit == Exit::Unreachable => failure,
             result => {

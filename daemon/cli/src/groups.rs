@@ -1,6 +1,6 @@
 //! `plan cutover`, and the progress of VMs that move together.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::{DateTime, Utc};
 use tokio::time::interval;
@@ -10,6 +10,7 @@ use warmd_proto::v1::{
 };
 
 use super::{
+    address::DaemonAddress,
     client::{Client, asked},
     failure::{CliFailure, Exit, is_connection},
     labels,
@@ -24,16 +25,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Requests the cutovers of a plan and, if they go together and `wait` is set, follows them to the end.
 pub(super) async fn cut_over(
-    socket: &Path,
+    daemon: &DaemonAddress,
     out: &Out,
     request: PlansCutoverRequest,
     wait: bool,
 ) -> Result<(), CliFailure> {
-    let client = Client::connect(socket).await?;
+    let client = Client::connect(daemon).await?;
     let (plan, abort) = (request.name.clone(), request.abort);
     let is_later = !request.at.is_empty() || request.hold || request.unhold;
     // Before the request, so that no change is missed.
-    let feed = MigrationStream::open(&client, socket.to_owned(), None, false).await?;
+    let feed = MigrationStream::open(&client, daemon.clone(), None, false).await?;
     let PlansCutoverResponse { answer, migrations, group } =
         client.plans().cutover(asked(request.clone())).await?.into_inner();
     let what = labels::answer(RequestOutcome::try_from(answer).unwrap_or(RequestOutcome::Unspecified));
@@ -67,7 +68,7 @@ pub(super) async fn cut_over(
                     StreamItem::Migration(_) | StreamItem::Ended => {}
                 }
             }
-            _ = looks.tick() => match look(socket, &plan).await {
+            _ = looks.tick() => match look(daemon, &plan).await {
                 Ok(group) => {
                     if !out.is_json() {
                         for line in follower.news(&group) {
@@ -101,8 +102,8 @@ async fn next(mut feed: MigrationStream) -> (MigrationStream, Result<StreamItem,
     (feed, news)
 }
 
-async fn look(socket: &Path, plan: &str) -> Result<Group, CliFailure> {
-    let client = Client::connect(socket).await?;
+async fn look(daemon: &DaemonAddress, plan: &str) -> Result<Group, CliFailure> {
+    let client = Client::connect(daemon).await?;
     let request = asked(PlansGetRequest { name: plan.to_owned() });
     match client.plans().get(request).await {
         Ok(answer) => Ok(answer.into_inner().group.unwrap_or_default()),

@@ -6,9 +6,12 @@
 //! Knows the contract and the nouns of `core`; not SQLite, not libvirt, not the daemon.
 #![forbid(unsafe_code)]
 
+mod access;
+mod address;
 mod args;
 mod client;
 mod command;
+mod contexts;
 mod endpoints;
 mod events;
 mod failure;
@@ -27,20 +30,24 @@ mod schedules;
 mod screen;
 mod show;
 mod table;
+mod tls;
 mod top;
 mod vms;
 mod width;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
-use self::{args::Args, out::Out};
+use self::{args::Args, contexts::ChosenDaemon, out::Out};
 
 /// Reads the command line, runs the command, and returns the outcome.
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
+    let parsed = Args::command()
+        .try_get_matches()
+        .and_then(|matches| Ok((Args::from_arg_matches(&matches)?, ChosenDaemon::of(&matches))));
+    let (args, chosen) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let usage = error.use_stderr();
             // The reader may be gone (`| head`): nothing is left to do about it.
@@ -56,7 +63,7 @@ pub fn main() -> ExitCode {
         }
     };
     let out = Out::new(args.output, args.wide);
-    match runtime.block_on(command::run(args, &out)) {
+    match runtime.block_on(command::run(args.command, chosen, &out)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {

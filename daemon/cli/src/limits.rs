@@ -1,13 +1,12 @@
 //! `limit …`.
 
-use std::path::Path;
-
 use warmd_core::{format, model::limit::rate};
 use warmd_proto::v1::{
     LimitChange, LimitReset, LimitState, LimitsGetRequest, LimitsSetRequest, limits_set_request::Change,
 };
 
 use super::{
+    address::DaemonAddress,
     args::{LimitCommand, LimitTo},
     client::{Client, asked},
     failure::CliFailure,
@@ -28,8 +27,8 @@ const COLUMNS: [Column; 8] = [
     Column::text("SET BY (UTC)").cut(1, 20).leave(2),
 ];
 
-pub(super) async fn run(socket: &Path, out: &Out, command: LimitCommand) -> Result<(), CliFailure> {
-    let client = Client::connect(socket).await?;
+pub(super) async fn run(daemon: &DaemonAddress, out: &Out, command: LimitCommand) -> Result<(), CliFailure> {
+    let client = Client::connect(daemon).await?;
     match command {
         LimitCommand::Show { scope } => show(&client, out, scope).await,
         LimitCommand::Set { scope, to } => set(&client, out, scope, &to).await,

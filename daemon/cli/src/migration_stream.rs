@@ -3,13 +3,14 @@
 //! Rule: the stream waits a while for a daemon that goes away, and reports its loss and its return; then
 //! watching continues from there.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Request, Streaming};
 use warmd_proto::v1::{Migration, MigrationState, MigrationsWatchRequest, MigrationsWatchResponse};
 
 use super::{
+    address::DaemonAddress,
     client::Client,
     failure::{CliFailure, Exit, is_connection},
 };
@@ -35,7 +36,7 @@ pub(super) enum StreamItem {
 /// One watch.
 #[derive(Debug)]
 pub(super) struct MigrationStream {
-    socket: PathBuf,
+    daemon: DaemonAddress,
     /// The migration's key; all migrations if empty.
     key: String,
     stream: Option<Streaming<MigrationsWatchResponse>>,
@@ -51,14 +52,14 @@ impl MigrationStream {
     /// names none.
     pub(super) async fn open(
         client: &Client,
-        socket: PathBuf,
+        daemon: DaemonAddress,
         key: Option<String>,
         until_final: bool,
     ) -> Result<Self, CliFailure> {
         let key = key.unwrap_or_default();
         let until_final = until_final && !key.is_empty();
         let stream = watch(client, &key, until_final).await?;
-        Ok(Self { socket, key, stream: Some(stream), until_final, lost: None, seen: BTreeMap::new() })
+        Ok(Self { daemon, key, stream: Some(stream), until_final, lost: None, seen: BTreeMap::new() })
     }
 
     /// The next item to report.
@@ -95,7 +96,7 @@ impl MigrationStream {
     async fn retry(&mut self) -> Result<bool, CliFailure> {
         let (since, why) = self.lost.clone().unwrap_or_else(|| (Instant::now(), String::new()));
         sleep(TRY_EVERY).await;
-        let tried = match Client::connect(&self.socket).await {
+        let tried = match Client::connect(&self.daemon).await {
             Ok(client) => watch(&client, &self.key, self.until_final).await,
             Err(failure) => Err(failure),
         };

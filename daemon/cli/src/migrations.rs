@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, IsTerminal},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use warmd_proto::v1::{
@@ -11,6 +11,7 @@ use warmd_proto::v1::{
 };
 
 use super::{
+    address::DaemonAddress,
     args::{CutoverWhen, MigrationCommand, Mode, ReportFormat, VerifyWhat},
     client::{Client, asked},
     failure::{CliFailure, Exit},
@@ -23,30 +24,34 @@ use super::{
     show,
 };
 
-pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> Result<(), CliFailure> {
+pub(super) async fn run(
+    daemon: &DaemonAddress,
+    out: &Out,
+    command: MigrationCommand,
+) -> Result<(), CliFailure> {
     match command {
         MigrationCommand::List { plan } => {
             let request = asked(MigrationsListRequest { plan: plan.unwrap_or_default() });
-            let client = Client::connect(socket).await?;
+            let client = Client::connect(daemon).await?;
             show::list(out, &client.migrations().list(request).await?.into_inner())
         }
         MigrationCommand::Show { id, stages } => {
-            let client = Client::connect(socket).await?;
+            let client = Client::connect(daemon).await?;
             let request = asked(MigrationsGetRequest { migration: id });
             let answer = client.migrations().get(request).await?.into_inner();
             show::details(out, &answer.migration.unwrap_or_default(), stages)
         }
-        MigrationCommand::Watch { id } => watch(socket, out, id).await,
+        MigrationCommand::Watch { id } => watch(daemon, out, id).await,
         MigrationCommand::Sync { id, wait } => {
-            follow::run(socket, out, id, just(Task::Sync), !wait.no_wait).await
+            follow::run(daemon, out, id, just(Task::Sync), !wait.no_wait).await
         }
         MigrationCommand::Pause { id } => {
-            let answer = Client::connect(socket).await?.pause(id).await?;
+            let answer = Client::connect(daemon).await?.pause(id).await?;
             let what = answer.answer();
             if out.is_json() { out.json(&answer) } else { answered(out, "pause", what, answer.migration) }
         }
         MigrationCommand::Resume { id } => {
-            let answer = Client::connect(socket).await?.resume(id).await?;
+            let answer = Client::connect(daemon).await?.resume(id).await?;
             let what = answer.answer();
             if out.is_json() { out.json(&answer) } else { answered(out, "resume", what, answer.migration) }
         }
@@ -56,33 +61,33 @@ pub(super) async fn run(socket: &Path, out: &Out, command: MigrationCommand) -> 
             let CutoverWhen { at, hold, unhold, .. } = when;
             let at = at.unwrap_or_default();
             let request = MigrationsCutoverRequest { migration: id, abort: false, at, hold, unhold, force };
-            arrange(socket, out, request).await
+            arrange(daemon, out, request).await
         }
         MigrationCommand::Cutover { id, when, force, wait } => {
             let task = if when.abort { Task::AbortCutover } else { Task::Cutover };
             let order = Order { force, ..Order::default() };
-            follow::run(socket, out, id, (task, order), !wait.no_wait).await
+            follow::run(daemon, out, id, (task, order), !wait.no_wait).await
         }
         MigrationCommand::Rollback { id, yes, wait } => {
             if !yes {
-                accept_loss(socket, &id).await?;
+                accept_loss(daemon, &id).await?;
             }
-            follow::run(socket, out, id, just(Task::Rollback), !wait.no_wait).await
+            follow::run(daemon, out, id, just(Task::Rollback), !wait.no_wait).await
         }
         MigrationCommand::Cancel { id, wait } => {
-            follow::run(socket, out, id, just(Task::Cancel), !wait.no_wait).await
+            follow::run(daemon, out, id, just(Task::Cancel), !wait.no_wait).await
         }
         MigrationCommand::Verify { id, what, wait } => {
             let task = (Task::Verify, asked_for(what));
-            follow::run(socket, out, id, task, !wait.no_wait).await
+            follow::run(daemon, out, id, task, !wait.no_wait).await
         }
-        MigrationCommand::Report { id, format, save } => report(socket, out, id, format, save).await,
+        MigrationCommand::Report { id, format, save } => report(daemon, out, id, format, save).await,
     }
 }
 
 /// A typing error must not cost data.
-async fn accept_loss(socket: &Path, id: &str) -> Result<(), CliFailure> {
-    let client = Client::connect(socket).await?;
+async fn accept_loss(daemon: &DaemonAddress, id: &str) -> Result<(), CliFailure> {
+    let client = Client::connect(daemon).await?;
     let request = asked(MigrationsGetRequest { migration: id.to_owned() });
     let migration = client.migrations().get(request).await?.into_inner().migration.unwrap_or_default();
     let what = format!(
@@ -107,8 +112,12 @@ fn just(task: Task) -> (Task, Order) {
 }
 
 /// A cutover for later: there is nothing to follow yet.
-async fn arrange(socket: &Path, out: &Out, request: MigrationsCutoverRequest) -> Result<(), CliFailure> {
-    let client = Client::connect(socket).await?;
+async fn arrange(
+    daemon: &DaemonAddress,
+    out: &Out,
+    request: MigrationsCutoverRequest,
+) -> Result<(), CliFailure> {
+    let client = Client::connect(daemon).await?;
     let answer = client.migrations().cutover(asked(request)).await?.into_inner();
     if out.is_json() {
         return out.json(&answer);
@@ -147,9 +156,9 @@ fn answered(
     out.text(&format!("{what} of {}: {}", labels::who(&migration), labels::answer(answer)))
 }
 
-async fn watch(socket: &Path, out: &Out, id: Option<String>) -> Result<(), CliFailure> {
-    let client = Client::connect(socket).await?;
-    let mut feed = MigrationStream::open(&client, socket.to_owned(), id, true).await?;
+async fn watch(daemon: &DaemonAddress, out: &Out, id: Option<String>) -> Result<(), CliFailure> {
+    let client = Client::connect(daemon).await?;
+    let mut feed = MigrationStream::open(&client, daemon.clone(), id, true).await?;
     let mut screen = Screen::new(out, true);
     loop {
         let news = tokio::select! {
@@ -170,13 +179,13 @@ async fn watch(socket: &Path, out: &Out, id: Option<String>) -> Result<(), CliFa
 }
 
 async fn report(
-    socket: &Path,
+    daemon: &DaemonAddress,
     out: &Out,
     id: String,
     format: Option<ReportFormat>,
     save: Option<PathBuf>,
 ) -> Result<(), CliFailure> {
-    let client = Client::connect(socket).await?;
+    let client = Client::connect(daemon).await?;
     let request = asked(MigrationsReportRequest { migration: id });
     let answer = client.migrations().report(request).await?.into_inner();
     if let Some(base) = save {

@@ -17,6 +17,7 @@ use warmd_proto::{
 };
 
 use super::{
+    address::DaemonAddress,
     args::{CutoverWhen, PlanCommand},
     client::{Client, asked},
     failure::{CliFailure, Exit},
@@ -43,29 +44,29 @@ const PLANS: [Column; 6] = [
     Column::text("VERIFY"),
 ];
 
-pub(super) async fn run(socket: &Path, out: &Out, command: PlanCommand) -> Result<(), CliFailure> {
+pub(super) async fn run(daemon: &DaemonAddress, out: &Out, command: PlanCommand) -> Result<(), CliFailure> {
     match command {
         PlanCommand::Apply { plan, dry_run } => {
             let request = PlansApplyRequest { toml: read(&plan.file, out)?, dry_run };
-            apply(&Client::connect(socket).await?, out, &plan.file, request).await
+            apply(&Client::connect(daemon).await?, out, &plan.file, request).await
         }
         PlanCommand::Validate(plan) => {
             let toml = read(&plan.file, out)?;
-            validate(&Client::connect(socket).await?, out, &plan.file, toml).await
+            validate(&Client::connect(daemon).await?, out, &plan.file, toml).await
         }
         PlanCommand::New { source, target, vms, name } => {
             let new = NewPlan { name, source, target, vms };
-            new_plan::print(&Client::connect(socket).await?, out, new).await
+            new_plan::print(&Client::connect(daemon).await?, out, new).await
         }
-        PlanCommand::List => list(&Client::connect(socket).await?, out).await,
-        PlanCommand::Show { name } => show(&Client::connect(socket).await?, out, name).await,
+        PlanCommand::List => list(&Client::connect(daemon).await?, out).await,
+        PlanCommand::Show { name } => show(&Client::connect(daemon).await?, out, name).await,
         PlanCommand::Cutover { name, when, force, wait } => {
             let CutoverWhen { abort, at, hold, unhold } = when;
             let at = at.unwrap_or_default();
             let request = PlansCutoverRequest { name, abort, at, hold, unhold, force };
-            groups::cut_over(socket, out, request, !wait.no_wait).await
+            groups::cut_over(daemon, out, request, !wait.no_wait).await
         }
-        PlanCommand::Delete { name } => delete(&Client::connect(socket).await?, out, name).await,
+        PlanCommand::Delete { name } => delete(&Client::connect(daemon).await?, out, name).await,
     }
 }
 

@@ -16,7 +16,7 @@ use warmd_proto::v1::{MigrationsReportKeyRequest, MigrationsReportResponse};
 use warmd_report::signing::{self, PublicKey, Verified};
 
 use super::{
-    args::ReportCommand,
+    address::DaemonAddress,
     client::{Client, asked},
     failure::{CliFailure, Exit},
     labels,
@@ -27,30 +27,24 @@ use super::{
 const MAX_REPORT: u64 = 256 << 20;
 const MAX_KEY: u64 = 64 << 10;
 
-pub(super) async fn run(socket: &Path, out: &Out, command: ReportCommand) -> Result<(), CliFailure> {
-    match command {
-        ReportCommand::Verify { file, key } => verify(out, &file, key.as_deref()),
-        ReportCommand::Key { pem } => {
-            let client = Client::connect(socket).await?;
-            let answer =
-                client.migrations().report_key(asked(MigrationsReportKeyRequest {})).await?.into_inner();
-            if out.is_json() {
-                out.json(&answer)
-            } else {
-                out.text(if pem { &answer.pem } else { &answer.key })?;
-                for earlier in &answer.earlier {
-                    let since = labels::moment(earlier.since.as_ref());
-                    // Not on the stream that scripts read the key from.
-                    complain(&format!(
-                        "an earlier key signed the reports from {since} on: {}. Check these reports with that key; if \
-                         you did not replace it, find out how it was lost",
-                        earlier.key
-                    ));
-                }
-                Ok(())
-            }
-        }
+/// Prints the key of this daemon's reports.
+pub(super) async fn print_key(daemon: &DaemonAddress, out: &Out, pem: bool) -> Result<(), CliFailure> {
+    let client = Client::connect(daemon).await?;
+    let answer = client.migrations().report_key(asked(MigrationsReportKeyRequest {})).await?.into_inner();
+    if out.is_json() {
+        return out.json(&answer);
     }
+    out.text(if pem { &answer.pem } else { &answer.key })?;
+    for earlier in &answer.earlier {
+        let since = labels::moment(earlier.since.as_ref());
+        // Not on the stream that scripts read the key from.
+        complain(&format!(
+            "an earlier key signed the reports from {since} on: {}. Check these reports with that key; if \
+             you did not replace it, find out how it was lost",
+            earlier.key
+        ));
+    }
+    Ok(())
 }
 
 /// Writes both forms of a report beside each other, both or none; existing files stay.
@@ -127,7 +121,7 @@ struct Answer {
     digest: String,
 }
 
-fn verify(out: &Out, file: &Path, key: Option<&str>) -> Result<(), CliFailure> {
+pub(super) fn verify(out: &Out, file: &Path, key: Option<&str>) -> Result<(), CliFailure> {
     let wanted = key.map(read_key).transpose()?;
     let text = read_report(file)?;
     let verified = signing::verify(&text, wanted)

@@ -1,11 +1,12 @@
 //! `schedule …`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 use warmd_proto::v1::PlansExplainRequest;
 
 use super::{
+    address::DaemonAddress,
     client::{Client, asked},
     failure::CliFailure,
     labels,
@@ -35,13 +36,17 @@ pub(super) enum ScheduleCommand {
     },
 }
 
-pub(super) async fn run(socket: &Path, out: &Out, command: ScheduleCommand) -> Result<(), CliFailure> {
+pub(super) async fn run(
+    daemon: &DaemonAddress,
+    out: &Out,
+    command: ScheduleCommand,
+) -> Result<(), CliFailure> {
     let ScheduleCommand::Explain { plan, file, migration, vm, count } = command;
     let toml = file.as_deref().map(|file| plans::read(file, out)).transpose()?.unwrap_or_default();
     let (name, migration) = (plan.unwrap_or_default(), migration.unwrap_or_default());
     let vm = vm.unwrap_or_default();
     let request = asked(PlansExplainRequest { name, toml, migration, count, vm });
-    let answer = Client::connect(socket).await?.plans().explain(request).await;
+    let answer = Client::connect(daemon).await?.plans().explain(request).await;
     let answer = match &file {
         Some(file) => answer.map_err(|status| plans::in_file(file, status)),
         None => answer.map_err(CliFailure::from),

@@ -391,6 +391,32 @@ async fn limits_fit_the_screen() {
 }
 
 #[tokio::test]
+async fn roles_fit_the_screen() {
+    let shown = shown().await;
+    assert_snapshot!("access-list-none", shown.output(&["access", "list"], None).await);
+    let long = format!("cert:{}", "team-".repeat(12));
+    for args in [
+        &["access", "grant", "anna", "--role", "operator"][..],
+        &["access", "grant", &long, "--role", "planner", "--plans", "web-*", "--plans", "shop-*"],
+    ] {
+        shown.output(args, None).await;
+    }
+    assert_snapshot!("access-list", shown.on_screens(&["access", "list"]).await);
+    assert_snapshot!("access-list-json", shown.json(&["access", "list"]).await);
+    let mut changes = String::new();
+    for args in [
+        &["access", "grant", "group:ops", "--role", "viewer"][..],
+        &["access", "revoke", "group:ops"],
+        &["access", "revoke", "group:ops"],
+        &["access", "grant", "anna", "--role", "boss"],
+        &["access", "grant", "two words", "--role", "viewer"],
+    ] {
+        write!(changes, "==== {args:?}\n{}", shown.output(args, None).await).unwrap();
+    }
+    assert_snapshot!("access-changes", changes);
+}
+
+#[tokio::test]
 async fn plans_fit_the_screen() {
     let shown = shown().await;
     let write = |name: &str, text: String| {
@@ -534,6 +560,15 @@ async fn every_command_has_help() {
         "limit show",
         "limit set",
         "limit quotas",
+        "access",
+        "access list",
+        "access grant",
+        "access revoke",
+        "context",
+        "context list",
+        "context add",
+        "context use",
+        "context remove",
         "report",
         "report verify",
         "report key",

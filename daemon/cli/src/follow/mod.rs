@@ -6,8 +6,6 @@
 mod request;
 mod tracker;
 
-use std::path::Path;
-
 use serde::Serialize;
 use warmd_core::model::outcome::PhaseOutcome;
 use warmd_proto::v1::{Migration, RequestOutcome};
@@ -21,6 +19,7 @@ pub(super) use self::{
     tracker::Task,
 };
 use super::{
+    address::DaemonAddress,
     client::Client,
     failure::{CliFailure, Exit},
     labels,
@@ -42,20 +41,20 @@ struct Followed<'a> {
 
 /// Requests `task` for the migration that `key` names and, if `wait`, follows it. `order` has its options.
 pub(super) async fn run(
-    socket: &Path,
+    daemon: &DaemonAddress,
     out: &Out,
     key: String,
     (task, order): (Task, Order),
     wait: bool,
 ) -> Result<(), CliFailure> {
-    let client = Client::connect(socket).await?;
+    let client = Client::connect(daemon).await?;
     if !wait {
         let RequestAnswer { answer, migration, .. } = ask(&client, &key, task, order).await?;
         return begun(out, task, answer, &migration);
     }
     // A finished migration can still be verified, and rolled back.
     let until_final = !matches!(task, Task::Verify | Task::Rollback);
-    let mut feed = MigrationStream::open(&client, socket.to_owned(), Some(key.clone()), until_final).await?;
+    let mut feed = MigrationStream::open(&client, daemon.clone(), Some(key.clone()), until_final).await?;
     let RequestAnswer { answer, migration: before, verification } = ask(&client, &key, task, order).await?;
 
     let mut screen = Screen::new(out, false);

@@ -3,16 +3,14 @@
 //! Rule: one at a time. A key that is pressed meanwhile requests nothing: no operation begins minutes later
 //! because it waited behind a slow request.
 
-use std::{
-    future::pending,
-    path::{Path, PathBuf},
-};
+use std::future::pending;
 
 use tokio_util::task::AbortOnDropHandle;
 use warmd_proto::v1::{Migration, RequestOutcome};
 
 use super::{
     super::{
+        address::DaemonAddress,
         client::Client,
         failure::{CliFailure, Exit},
         follow::{self, Order, Task},
@@ -24,13 +22,13 @@ use super::{
 /// The client, and the request under way.
 #[derive(Debug)]
 pub(super) struct RequestSender {
-    socket: PathBuf,
+    daemon: DaemonAddress,
     under_way: Option<(Key, AbortOnDropHandle<String>)>,
 }
 
 impl RequestSender {
-    pub(super) fn new(socket: PathBuf) -> Self {
-        Self { socket, under_way: None }
+    pub(super) fn new(daemon: DaemonAddress) -> Self {
+        Self { daemon, under_way: None }
     }
 
     /// Begins the request that `key` means, for the migration `id`; gives the text that the screen shows
@@ -40,8 +38,8 @@ impl RequestSender {
         if let Some((before, _)) = &self.under_way {
             return format!("{}: not asked, {} has no answer yet", key.word(), before.word());
         }
-        let socket = self.socket.clone();
-        let question = tokio::spawn(async move { in_words(&socket, key, id).await });
+        let daemon = self.daemon.clone();
+        let question = tokio::spawn(async move { in_words(&daemon, key, id).await });
         self.under_way = Some((key, AbortOnDropHandle::new(question)));
         format!("{}: asked, no answer yet", key.word())
     }
@@ -57,8 +55,8 @@ impl RequestSender {
 }
 
 /// Sends the request that a key means; the answer, or the error, in words.
-async fn in_words(socket: &Path, key: Key, id: String) -> String {
-    match answer(socket, key, id).await {
+async fn in_words(daemon: &DaemonAddress, key: Key, id: String) -> String {
+    match answer(daemon, key, id).await {
         Ok((answer, migration)) => {
             format!("{} of {}: {}", key.word(), labels::who(&migration), labels::answer(answer))
         }
@@ -66,8 +64,12 @@ async fn in_words(socket: &Path, key: Key, id: String) -> String {
     }
 }
 
-async fn answer(socket: &Path, key: Key, id: String) -> Result<(RequestOutcome, Migration), CliFailure> {
-    let client = Client::connect(socket).await?;
+async fn answer(
+    daemon: &DaemonAddress,
+    key: Key,
+    id: String,
+) -> Result<(RequestOutcome, Migration), CliFailure> {
+    let client = Client::connect(daemon).await?;
     let task = match key {
         Key::Pause => {
             let said = client.pause(id).await?;

@@ -8,7 +8,7 @@ mod draw;
 mod keys;
 mod model;
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use chrono::Utc;
 use crossterm::event::{Event, EventStream};
@@ -22,6 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{asking::RequestSender, keys::KeyAction, model::TopModel};
 use super::{
+    address::DaemonAddress,
     client::Client,
     failure::{CliFailure, Exit},
     migration_stream::{MigrationStream, StreamItem},
@@ -35,20 +36,20 @@ const EVERY: Duration = Duration::from_millis(500);
 const WAITING: usize = 64;
 
 /// Shows the screen until it is left.
-pub(super) async fn run(socket: &Path, out: &Out) -> Result<(), CliFailure> {
+pub(super) async fn run(daemon: &DaemonAddress, out: &Out) -> Result<(), CliFailure> {
     if out.is_json() || !out.is_terminal() {
         let why =
             "`top` needs a terminal, and makes no JSON: `migration watch` and `migration list` are for pipes";
         return Err(CliFailure::new(Exit::Usage, why));
     }
-    let client = Client::connect(socket).await?;
-    let feed = MigrationStream::open(&client, socket.to_owned(), None, false).await?;
+    let client = Client::connect(daemon).await?;
+    let feed = MigrationStream::open(&client, daemon.clone(), None, false).await?;
     let (sender, news) = mpsc::channel(WAITING);
     // In a task of its own: a stream that is dropped while it waits begins again, and the screen is drawn
     // often.
     let _feeding = AbortOnDropHandle::new(tokio::spawn(pass_on(feed, sender)));
     let terminal = ratatui::try_init()?;
-    let ended = show(terminal, news, socket).await;
+    let ended = show(terminal, news, daemon).await;
     ratatui::try_restore()?;
     ended
 }
@@ -66,10 +67,10 @@ async fn pass_on(mut feed: MigrationStream, to: mpsc::Sender<Result<StreamItem, 
 async fn show(
     mut terminal: DefaultTerminal,
     mut feed: mpsc::Receiver<Result<StreamItem, CliFailure>>,
-    socket: &Path,
+    daemon: &DaemonAddress,
 ) -> Result<(), CliFailure> {
     let mut board = TopModel::default();
-    let mut asking = RequestSender::new(socket.to_owned());
+    let mut asking = RequestSender::new(daemon.clone());
     let mut events = EventStream::new();
     let mut tick = interval(EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "these are tests")]
 
 pub mod cases;
+#[path = "../../../../tests/src/certs.rs"]
+pub mod certs;
 pub mod fake_control;
+pub mod raw;
 pub mod running;
 pub mod served;
