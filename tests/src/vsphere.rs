@@ -70,15 +70,9 @@ impl VsphereRig {
 
     /// With these images as its disks. What it makes is in the directory.
     pub fn over(dir: &Path, images: &[PathBuf], more: &[&str]) -> Result<Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("vsphere");
         let files: Vec<_> = images.iter().map(|image| image.to_string_lossy()).collect();
         let machine = format!("{NAME}={}", files.join(","));
-        let rig = Self::launch(dir, &[&["-task-time", "20ms", "-machine", &machine], more].concat())?;
-        for (disk, size) in sizes.iter().enumerate() {
-            rig.write(disk, 0, 300_000, 1 + disk as u64)?;
-            rig.write(disk, size.saturating_sub(70_000), 70_000, 11 + disk as u64)?;
-        }
-        Ok(rig)
+        Self::launch(dir, &[&["-task-time", "20ms", "-machine", &machine], more].concat())
     }
 
     /// With one machine as the simulator describes machines, whose guest QEMU runs over its disks' files.
@@ -87,10 +81,10 @@ impl VsphereRig {
         fs::write(&machines, json!([machine]).to_string())?;
         let (machines, qemu) = (machines.to_string_lossy(), folder().join("qemu"));
         let flags = ["-task-time", "200ms", "-on-power", &qemu.to_string_lossy(), "-machines", &machines];
-        Self::launch(dir, &flags)
+        Self::launch(dir.path(), &flags)
     }
 
-    fn launch(dir: &TestDir, flags: &[&str]) -> Result<Self> {
+    fn launch(dir: &Path, flags: &[&str]) -> Result<Self> {
         let mut process = Command::new(folder().join("start"))
             .arg(dir.join("vsphere"))
             .arg("-exit-with-parent")
