@@ -193,8 +193,14 @@ async fn finish(stage: &SimulatedLife, manager: &Arc<Manager>, mut asked: u32) {
 /// The request that brings a migration to its end.
 fn wanted(stage: &SimulatedLife, scene: &VmScene, view: &MigrationView) -> Option<Request> {
     if matches!(&view.state, State::Failed { from, .. } if from.past_no_return()) {
+        let mut truth = stage.world.truth();
         // As the failure says: both VMs must not run at once.
-        stage.world.truth().stop_stray(&scene.name);
+        truth.stop_stray(&scene.name);
+        if truth.vms.get(&scene.name).is_some_and(|vm| vm.runs) {
+            // No other started it: warmd did, in a rollback that a state from before does not know of. The
+            // failure offers it.
+            return Some(Request::Rollback);
+        }
     }
     match &view.state {
         State::Failed { from: ResumePoint::BootCheck, .. } => {
