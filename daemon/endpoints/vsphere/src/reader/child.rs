@@ -111,10 +111,13 @@ impl Serving {
     pub(super) async fn complaint(&self) -> Option<ReaderError> {
         let deadline = Instant::now() + SAY;
         loop {
-            if let Some(complaint) = self.said.complaint() {
-                return Some(complaint);
+            let said = self.said.complaint();
+            let is_late = Instant::now() >= deadline;
+            // The line that says the cause may follow one that does not.
+            if said.as_ref().is_some_and(|said| is_late || said.complaint != Complaint::Unknown) {
+                return said;
             }
-            if Instant::now() >= deadline {
+            if is_late {
                 let gone = *self.dead.borrow();
                 return gone.then(|| ReaderError::new(Complaint::Unknown, "nbdkit ended without a word"));
             }

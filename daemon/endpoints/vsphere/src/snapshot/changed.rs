@@ -5,12 +5,19 @@ use warmd_cbt::mark::{ChangeMark, Changed};
 use crate::{
     Vsphere,
     error::{During as _, Kind, Result, VsphereError},
+    inventory::Vm,
     soap::MoRef,
-    tracking::{Since, TrackedDisk, Walk, after_fault, since},
+    tracking::{ChangeId, Since, TrackedDisk, Walk, after_fault, since},
     vim::{events, vm},
 };
 
 use super::{LastStart, Taken};
+
+/// Whether the disk's tracking is the one of this change id.
+fn is_still_tracked(vm: &Vm, disk: &str, id: &ChangeId) -> bool {
+    let there = vm.disk(disk).and_then(|disk| disk.backing.change_id.as_ref()?.parse::<ChangeId>().ok());
+    there.is_some_and(|there| there.same_epoch(id))
+}
 
 impl Vsphere {
     /// What changed on the disk with this backing UUID since the anchor. What cannot be known is an answer,
@@ -66,8 +73,17 @@ impl Vsphere {
                     vm::query_changed_areas(&self.client, &taken.vm, None, key, at, &id.to_string()).await;
                 let areas = match asked {
                     Ok(areas) => areas,
-                    Err(error) if matches!(error.kind, Kind::Unreachable | Kind::Timeout) => {
+                    Err(error) if matches!(error.kind, Kind::Unreachable | Kind::Timeout | Kind::Blocked) => {
                         return Err(error).during(context);
+                    }
+                    // A start whose stop was not orderly ends the tracking that the mark is of.
+                    Err(error) if !is_still_tracked(&now, &disk.mark.disk, id) => {
+                        let why = format!(
+                            "disk {} is not tracked any more as it was at the final snapshot, so the VM may have run \
+                             since: what was read may not be its last state; look who started it, then go on ({error})",
+                            disk.mark.disk
+                        );
+                        return Err(VsphereError::refused(context(), why));
                     }
                     Err(error) => {
                         tracing::info!(vm = %taken.vm, %error, "the server does not say whether the VM ran");
@@ -84,7 +100,12 @@ impl Vsphere {
                 }
             }
         }
-        if taken.last_start.is_before_a_start(self.last_start(&taken.vm).await.during(context)?) {
+        let last_start = self.last_start(&taken.vm).await.during(context)?;
+        if last_start == LastStart::Unknown && taken.last_start != LastStart::Unknown {
+            let why = "the server told of the VM's starts before, and does not now: try again";
+            return Err(VsphereError::new(Kind::Failed, context(), why));
+        }
+        if taken.last_start.is_before_a_start(last_start) {
             let why = "the server's events say that it was started since the final snapshot: what was read is not its last \
                        state; find out who started it, then go on";
             return Err(VsphereError::refused(context(), why));
@@ -104,5 +125,31 @@ impl Vsphere {
                 Ok(LastStart::Unknown)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::tests_support;
+
+    #[test]
+    fn tracking_of_another_epoch_or_none_is_not_the_marks() {
+        let mut vm = tests_support::vm();
+        let uuid = vm.disks[0].uuid.clone().unwrap();
+        let epoch = "52 de c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63";
+        let id: ChangeId = format!("{epoch}/7").parse().unwrap();
+        for (there, is_still) in [
+            (Some(format!("{epoch}/7")), true),
+            // A later snapshot of the same tracking.
+            (Some(format!("{epoch}/9")), true),
+            (Some("52 00 c0 d9 b9 43 9d 10-61 d5 4c 1b e9 7b 65 63/1".to_owned()), false),
+            (Some("*".to_owned()), false),
+            (None, false),
+        ] {
+            vm.disks[0].backing.change_id.clone_from(&there);
+            assert_eq!(is_still_tracked(&vm, &uuid, &id), is_still, "{there:?}");
+        }
+        assert!(!is_still_tracked(&vm, "no such disk", &id));
     }
 }
