@@ -75,11 +75,14 @@ fn rule(concern: Concern) -> Rule {
     }
 }
 
-/// Inspects the guest, if the plan asks for it and it is not yet known.
+/// Inspects the guest, if the plan asks for it and it is not yet known. A guest that keeps its cutover from
+/// starting is looked at again after each pass: what is wrong may have been put right in the guest or in the
+/// plan.
 pub(super) async fn look(context: &Context, stop: &StopSignal) {
     let wanted = context.plan().inspect_guest;
     let wanted = wanted.unwrap_or_else(|| context.conversion().virt_v2v().is_some());
-    if !wanted || context.inspected.is_tried() {
+    let is_tried = context.inspected.is_tried();
+    if !wanted || is_tried && open_errors(context).is_empty() {
         return;
     }
     context
@@ -104,7 +107,10 @@ pub(super) async fn look(context: &Context, stop: &StopSignal) {
         // The next pass tries again.
         Err(_) if stop.is_stopped() => {}
         Err(error) => {
-            context.inspected.set(Outcome::Failed);
+            // What an earlier inspection found stays known.
+            if !is_tried {
+                context.inspected.set(Outcome::Failed);
+            }
             context.warn(format!("the guest is not inspected: {error}")).await;
         }
     }
@@ -137,16 +143,21 @@ async fn inspect(context: &Context) -> Result<Guest, WorkError> {
         .map_err(|error| WorkError::operator(format!("{} left no result: {error}", program.name())))
 }
 
-/// Why the conversion would fail, as the inspection found: asked before anything is stopped.
-pub(super) fn check(context: &Context) -> Result<(), WorkError> {
+/// The errors that the inspection found and the plan does not accept.
+fn open_errors(context: &Context) -> Vec<String> {
     let plan = context.plan();
     let over = plan.override_by_name(&context.machine.name, &context.vm);
     let concerns = context.inspected.concerns(&context.conversion());
-    let open: Vec<_> = concerns
+    concerns
         .into_iter()
         .filter(|(rule, _)| rule.severity() == Severity::Error && !plan.accepts(over, *rule))
         .map(|(rule, found)| format!("{found} ({}): {}", rule.id(), rule.facts().help))
-        .collect();
+        .collect()
+}
+
+/// Why the conversion would fail, as the inspection found: asked before anything is stopped.
+pub(super) fn check(context: &Context) -> Result<(), WorkError> {
+    let open = open_errors(context);
     if open.is_empty() {
         return Ok(());
     }
