@@ -79,9 +79,14 @@ struct Place {
 }
 
 impl Bounds {
-    /// A place for one more connection of `client`; `None` if it has too many.
-    fn place(&self, client: String, whole: OwnedSemaphorePermit) -> Option<(Place, OwnedSemaphorePermit)> {
-        Some((self.clients.place(client, EACH)?, whole))
+    /// A place for one more connection of `client`; `None` if it has as many as `most`.
+    fn place(
+        &self,
+        client: String,
+        most: usize,
+        whole: OwnedSemaphorePermit,
+    ) -> Option<(Place, OwnedSemaphorePermit)> {
+        Some((self.clients.place(client, most)?, whole))
     }
 }
 
@@ -133,7 +138,9 @@ fn local(stream: UnixStream, bounds: &Bounds, whole: OwnedSemaphorePermit) -> Op
             return None;
         }
     };
-    let place = bounds.place(format!("uid={}", cred.uid()), whole);
+    // root and warmd's own user are not kept from a daemon in trouble.
+    let is_owner = cred.uid() == 0 || cred.uid() == rustix::process::geteuid().as_raw();
+    let place = bounds.place(format!("uid={}", cred.uid()), if is_owner { ALL } else { EACH }, whole);
     let Some(place) = place else {
         tracing::warn!(uid = cred.uid(), "a user has too many connections to the API; one is refused");
         return None;
@@ -201,7 +208,7 @@ async fn greet(
     let certificate = certificate.ok_or("there is no client certificate")?;
     let (caller, valid_for) = peer::of_certificate(certificate, address)?;
     let client = caller.name.rsplit_once(' ').map_or(caller.name.as_str(), |(name, _)| name).to_owned();
-    let place = bounds.place(client.clone(), whole);
+    let place = bounds.place(client.clone(), EACH, whole);
     let place = place.ok_or_else(|| format!("{client} has {EACH} connections already"))?;
     let stream = Stream::Tls(Box::new(stream));
     let expiry = Some(Box::pin(sleep(valid_for)));

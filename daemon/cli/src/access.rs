@@ -29,7 +29,7 @@ pub(super) enum AccessCommand {
     ///
     /// viewer looks; operator also runs migrations (sync, pause, resume, verify, cutover, abort, rollback,
     /// limits); planner also applies and deletes plans without programs, and cancels migrations; admin does
-    /// all. warmd's own user and root may do all on the daemon's host.
+    /// all, for all plans. warmd's own user and root may do all on the daemon's host.
     Grant {
         /// cert:NAME (common name of a client certificate), user:NAME or group:NAME (of the daemon's host)
         subject: Subject,

@@ -256,7 +256,9 @@ fn file() -> Option<PathBuf> {
 fn read(path: &Path) -> Result<Contexts, CliFailure> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Contexts::default()),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Contexts::default());
+        }
         Err(error) => {
             return Err(CliFailure::new(Exit::Usage, format!("cannot read {}: {error}", path.display())));
         }

@@ -139,7 +139,7 @@ fn table() -> Vec<Allowed> {
         row("Plans/Get", VIEW, encoded(&v1::PlansGetRequest { name: "web".into() })),
         row("Plans/List", VIEW, encoded(&v1::PlansListRequest {})),
         row("Plans/Delete", PLAN, encoded(&v1::PlansDeleteRequest { name: "web".into() })),
-        row("Plans/Validate", VIEW, encoded(&v1::PlansValidateRequest { toml: PLAN_FILE.into() })),
+        row("Plans/Validate", PLAN, encoded(&v1::PlansValidateRequest { toml: PLAN_FILE.into() })),
         row(
             "Plans/Cutover",
             OPERATE,
@@ -321,7 +321,9 @@ async fn planner_adds_no_programs_and_keeps_those_of_an_admin() {
     let service =
         format!("{PLAN_FILE}[[hooks]]\nphase = \"stop-source\"\nwhen = \"before\"\ngrpc = \"unix:/s\"\n");
     let conversion = format!("{PLAN_FILE}[conversion]\ncommand = [\"/bin/true\"]\n");
-    for toml in [hook("/bin/true"), service, conversion] {
+    let v2v = |setting: &str| format!("{PLAN_FILE}[conversion]\ntool = \"virt-v2v\"\n{setting}\n");
+    let (script, key) = (v2v("first_boot = [\"/etc/shadow\"]"), v2v("keys = { all = \"/etc/shadow\" }"));
+    for toml in [hook("/bin/true"), service, conversion, script, key] {
         let refusal = planner.apply(apply(toml.clone())).await.unwrap_err();
         assert_eq!(refusal.code(), Code::PermissionDenied, "{toml}: {refusal:?}");
         assert!(

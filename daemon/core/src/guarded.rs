@@ -85,6 +85,12 @@ impl Guarded {
             return Ok(());
         }
         let view = self.migration(&id.to_string()).await?;
+        // A key finds a VM of that name before an id.
+        if view.id != id {
+            return Err(
+                self.forbidden(format!("a VM is named like migration {id}: nothing is done to either"))
+            );
+        }
         self.may(right, Scope::Plan(&view.plan))
     }
 
@@ -100,12 +106,12 @@ impl Guarded {
         self.may(Right::Operate, Scope::Plan(&view.plan))
     }
 
-    /// Asks for the right to store this plan: new programs are an admin's.
+    /// Asks for the right to store this plan: new programs are an admin's, whose role is for all plans: they
+    /// run as the daemon.
     async fn may_apply(&self, plan: &Plan) -> Result<(), ControlError> {
-        let scope = Scope::Plan(&plan.name);
-        self.may(Right::Plan, scope)?;
+        self.may(Right::Plan, Scope::Plan(&plan.name))?;
         let wanted = plan.programs();
-        let Err(lacks) = allow(&self.inner.grants(), &self.caller, Right::Administer, scope) else {
+        let Err(lacks) = allow(&self.inner.grants(), &self.caller, Right::Administer, Scope::Whole) else {
             return Ok(());
         };
         if wanted.is_empty() {
@@ -153,8 +159,9 @@ impl Control for Guarded {
         self.inner.check_target(name).await
     }
 
+    // A plan names places and files that its checks look at.
     async fn validate_plan(&self, plan: &Plan) -> Result<Vec<Finding>, ControlError> {
-        self.may(Right::View, Scope::Plan(&plan.name))?;
+        self.may(Right::Plan, Scope::Plan(&plan.name))?;
         self.inner.validate_plan(plan).await
     }
 
@@ -164,7 +171,7 @@ impl Control for Guarded {
     }
 
     async fn preview_plan(&self, plan: &Plan) -> Result<Applied, ControlError> {
-        self.may(Right::View, Scope::Plan(&plan.name))?;
+        self.may(Right::Plan, Scope::Plan(&plan.name))?;
         self.inner.preview_plan(plan).await
     }
 

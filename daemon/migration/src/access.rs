@@ -62,6 +62,13 @@ impl Manager {
         by: &str,
     ) -> Result<Grant, ControlError> {
         let invalid = |why: String| ControlError::new(ControlErrorKind::Invalid, why);
+        if role == Role::Admin && !plans.is_empty() {
+            return Err(invalid(
+                "an admin's programs run as the daemon, so the role is for all plans: leave `--plans` away, or \
+                 grant `planner` and `operator`"
+                    .to_owned(),
+            ));
+        }
         if plans.len() > MOST_PATTERNS {
             return Err(invalid(format!("a role is for at most {MOST_PATTERNS} patterns of plans")));
         }
@@ -98,8 +105,13 @@ impl Manager {
         let had = grants.len() < before;
         // An unreadable grant is deleted too.
         let text = format!("{subject} has no role any more");
-        self.store.delete_grant(subject, access_line(by, text)).await.map_err(internal)?;
+        // First here: a caller who hangs up in the middle has taken the role away.
+        let all = self.grants.get();
         self.grants.set(grants);
+        if let Err(error) = self.store.delete_grant(subject, access_line(by, text)).await {
+            self.grants.set(all.to_vec());
+            return Err(internal(error));
+        }
         Ok(had)
     }
 }

@@ -75,6 +75,22 @@ impl Conversion {
         }
     }
 
+    /// The command lines, and the files of the daemon's host that reach a guest.
+    pub fn programs(&self) -> Vec<Vec<String>> {
+        match self {
+            Self::None => Vec::new(),
+            Self::Command(converter) => vec![converter.command.clone()],
+            // Without `..`: each new setting is a decision whether it names a file.
+            Self::VirtV2v(VirtV2v { root: _, keys, first_boot, interfaces: _, addresses: _, timeout: _ }) => {
+                let given = |option: &str, file: &std::path::Path| {
+                    vec![VIRT_V2V.to_owned(), option.to_owned(), file.display().to_string()]
+                };
+                let scripts = first_boot.iter().map(|file| given("--firstboot", file));
+                scripts.chain(keys.values().map(|file| given("--key", file))).collect()
+            }
+        }
+    }
+
     /// virt-v2v's settings, if it converts.
     pub fn virt_v2v(&self) -> Option<&VirtV2v> {
         match self {

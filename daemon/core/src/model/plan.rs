@@ -331,12 +331,12 @@ impl Plan {
         }
     }
 
-    /// What it runs on the daemon's host: the command lines of its conversions and hooks, and the addresses
-    /// of its hook services.
+    /// What it runs on the daemon's host or gives to guests from there: the command lines of its conversions
+    /// and hooks, the files that virt-v2v is given, and the addresses of its hook services.
     pub fn programs(&self) -> Vec<Vec<String>> {
         let conversions =
             std::iter::once(&self.conversion).chain(self.vm.values().filter_map(|vm| vm.conversion.as_ref()));
-        let converters = conversions.filter_map(|conversion| Some(conversion.converter()?.command.clone()));
+        let converters = conversions.flat_map(Conversion::programs);
         let hooks = self.hooks.iter().map(|hook| match &hook.grpc {
             Some(address) => vec!["grpc".to_owned(), address.clone()],
             None => hook.command.clone(),
