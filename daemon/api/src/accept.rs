@@ -32,8 +32,10 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes at the same time, and of one address.
 const HANDSHAKES: usize = 64;
 const HANDSHAKES_EACH: usize = 16;
-/// Connections of one client at the same time, and of all clients of a listener.
+/// Connections at the same time of one user of the socket, of one certificate, and of all clients of a
+/// listener.
 const EACH: usize = 64;
+const EACH_CERTIFICATE: usize = 8;
 const ALL: usize = 1024;
 /// The pause after an accept that failed: no file descriptors are left, as a rule.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -208,8 +210,8 @@ async fn greet(
     let certificate = certificate.ok_or("there is no client certificate")?;
     let (caller, valid_for) = peer::of_certificate(certificate, address)?;
     let client = caller.name.rsplit_once(' ').map_or(caller.name.as_str(), |(name, _)| name).to_owned();
-    let place = bounds.place(client.clone(), EACH, whole);
-    let place = place.ok_or_else(|| format!("{client} has {EACH} connections already"))?;
+    let place = bounds.place(client.clone(), EACH_CERTIFICATE, whole);
+    let place = place.ok_or_else(|| format!("{client} has {EACH_CERTIFICATE} connections already"))?;
     let stream = Stream::Tls(Box::new(stream));
     let expiry = Some(Box::pin(sleep(valid_for)));
     Ok(Connection { stream, caller: Arc::new(caller), expiry, _counted: Box::new(place) })

@@ -40,8 +40,9 @@ const PING_ANSWER: Duration = Duration::from_secs(20);
 /// Accepted connections that wait for the server.
 const BACKLOG: usize = 16;
 
-/// Streams that one connection may have open.
-const MAX_STREAMS: u32 = 128;
+/// Streams that one connection may have open. Each can hold a request of [`MAX_REQUEST`] before the caller's
+/// role is asked.
+const MAX_STREAMS: u32 = 32;
 
 /// The parts that all services share.
 #[derive(Clone)]

@@ -1,6 +1,9 @@
 //! Whether the plan's conversions are possible: the program is on the daemon's host and not restricted there,
 //! and the target has overlays.
 
+use std::{io, time::Duration};
+
+use tokio::time::timeout;
 use warmd_cbt::units::Length;
 use warmd_core::{
     model::{conversion::VirtV2v, id::DiskKey, plan::Plan, rule::Rule},
@@ -10,15 +13,26 @@ use warmd_core::{
 use super::{CheckedPlan, plan_of, vm_of};
 use crate::{confined::Confinement, conversion_program::ConversionProgram};
 
-/// The files of the settings that the daemon cannot read.
-fn absent_files(options: &VirtV2v) -> Vec<String> {
-    let files = options.keys.values().chain(&options.first_boot);
-    files
-        .filter_map(|file| {
-            let why = std::fs::File::open(file).err()?;
-            Some(format!("{} cannot be read on the daemon's host: {why}", file.display()))
-        })
-        .collect()
+/// How long a file may take to open: it may be on a mount that hangs.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// The files of the settings that the daemon cannot read. A pipe or a device is not opened: that may wait
+/// without an end, or do something.
+async fn absent_files(options: &VirtV2v) -> Vec<String> {
+    let mut absent = Vec::new();
+    for file in options.keys.values().chain(&options.first_boot) {
+        let open = async {
+            if !tokio::fs::metadata(file).await?.is_file() {
+                return Err(io::Error::other("it is not a regular file"));
+            }
+            tokio::fs::File::open(file).await.map(drop)
+        };
+        let opened = timeout(LOOK, open).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        if let Err(why) = opened {
+            absent.push(format!("{} cannot be read on the daemon's host: {why}", file.display()));
+        }
+    }
+    absent
 }
 
 pub(super) async fn check_conversions(checked: &mut CheckedPlan, plan: &Plan, target: &dyn Target) {
@@ -32,7 +46,10 @@ pub(super) async fn check_conversions(checked: &mut CheckedPlan, plan: &Plan, ta
     }
     for (name, conversion, program) in &all {
         let name = if conversion.virt_v2v().is_some() { name.clone() } else { format!("{name}.command") };
-        let absent = conversion.virt_v2v().into_iter().flat_map(absent_files);
+        let absent = match conversion.virt_v2v() {
+            Some(options) => absent_files(options).await,
+            None => Vec::new(),
+        };
         for why in program.missing().await.into_iter().chain(absent) {
             checked.find(Rule::ConversionMissing, plan_of(plan), format!("`{name}`: {why}"));
         }
@@ -67,5 +84,27 @@ pub(super) async fn check_conversions(checked: &mut CheckedPlan, plan: &Plan, ta
                 checked.find(Rule::ConversionLocation, vm_of(vm), format!("disk {key}: {why}"));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_regular_file_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let (script, pipe) = (dir.path().join("script"), dir.path().join("pipe"));
+        std::fs::write(&script, "#!/bin/sh\n").unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let options = |files: &[&std::path::Path]| VirtV2v {
+            first_boot: files.iter().map(|&file| file.to_owned()).collect(),
+            ..VirtV2v::default()
+        };
+        assert_eq!(absent_files(&options(&[&script])).await, Vec::<String>::new());
+        // Opening it would wait for a writer.
+        let absent = absent_files(&options(&[&pipe, &dir.path().join("none"), dir.path()])).await;
+        assert_eq!(absent.len(), 3, "{absent:?}");
+        assert!(absent[0].contains("not a regular file") && absent[1].contains("none"), "{absent:?}");
     }
 }
