@@ -20,10 +20,11 @@ use super::nanos;
 const TICK: u64 = 125;
 /// Buckets to a doubling are `1 << PARTS`.
 const PARTS: u32 = 3;
-/// Values of so many bits of ticks have a bucket of their own; larger ones (from 71 minutes on) share the
-/// last.
+/// Values of up to so many bits of ticks, of less than 71 minutes, are in buckets of bounded width.
 const BITS: u32 = 35;
-const BUCKETS: usize = ((BITS - PARTS + 1) << PARTS) as usize;
+/// The bucket of all larger values: it has no width, so no middle.
+const OVERFLOW: usize = ((BITS - PARTS + 1) << PARTS) as usize;
+const BUCKETS: usize = OVERFLOW + 1;
 
 /// Durations, counted by any number of threads. From 1 µs to 71 minutes a quantile is at most 6.25 % off,
 /// below at most 63 ns; longer ones are only known by their maximum.
@@ -150,7 +151,7 @@ impl HistogramCounts {
             seen += count;
             if seen >= wanted {
                 let (from, to) = bounds(at);
-                let middle = if at + 1 == BUCKETS { u64::MAX } else { from + (to - from) / 2 };
+                let middle = if at == OVERFLOW { u64::MAX } else { from + (to - from) / 2 };
                 return Duration::from_nanos(middle.min(self.max));
             }
         }
@@ -208,7 +209,7 @@ fn bucket(nanos: u64) -> usize {
     let shift = ticks.ilog2() - PARTS;
     let part = (ticks >> shift) - (1 << PARTS);
     let at = (u64::from(shift + 1) << PARTS) + part;
-    (at as usize).min(BUCKETS - 1)
+    (at as usize).min(OVERFLOW)
 }
 
 /// The nanoseconds that a bucket begins and ends at.
@@ -236,14 +237,26 @@ mod tests {
     #[test]
     fn buckets_follow_each_other_without_a_gap() {
         let mut end = 0;
-        for at in 0..BUCKETS {
+        for at in 0..OVERFLOW {
             let (from, to) = bounds(at);
             assert_eq!(from, end, "bucket {at}");
             assert_eq!((bucket(from), bucket(to - 1)), (at, at));
             end = to;
         }
         assert_eq!(end, TICK << BITS);
-        assert_eq!((bucket(end), bucket(u64::MAX)), (BUCKETS - 1, BUCKETS - 1));
+        assert_eq!((bucket(end), bucket(u64::MAX)), (OVERFLOW, OVERFLOW));
+    }
+
+    #[test]
+    fn the_longest_durations_of_a_bounded_bucket_are_not_taken_for_longer_ones() {
+        let histogram = Histogram::default();
+        let end = bounds(OVERFLOW - 1).1;
+        for nanos in [end - end / 17, 20 * end] {
+            histogram.record(Duration::from_nanos(nanos));
+        }
+        let told = histogram.counts().quantile(0.5).as_nanos() as u64;
+        assert!((end - end / 8..end).contains(&told), "{told}");
+        assert_eq!(histogram.counts().quantile(1.0).as_nanos() as u64, 20 * end);
     }
 
     proptest! {
