@@ -4,7 +4,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
 };
 
@@ -33,14 +33,39 @@ struct Contents {
     durable: Vec<u8>,
 }
 
+static HELD: AtomicU64 = AtomicU64::new(0);
+
+/// The bytes of all contents in this process: the memory of the simulated machines, which is not the
+/// daemon's.
+pub fn held_bytes() -> u64 {
+    HELD.load(Relaxed)
+}
+
+impl Contents {
+    fn new(bytes: Vec<u8>) -> Self {
+        let contents = Self { seen: bytes.clone(), durable: bytes };
+        HELD.fetch_add(contents.bytes(), Relaxed);
+        contents
+    }
+
+    fn bytes(&self) -> u64 {
+        (self.seen.len() + self.durable.len()) as u64
+    }
+}
+
+impl Drop for Contents {
+    fn drop(&mut self) {
+        HELD.fetch_sub(self.bytes(), Relaxed);
+    }
+}
+
 impl MemoryDisk {
     /// A disk with the durable content `bytes`. Its faults have the names `NAME.read`, `NAME.write`,
     /// `NAME.flush`.
     pub fn new(name: &str, bytes: Vec<u8>, faults: Faults) -> Self {
-        let contents = Contents { seen: bytes.clone(), durable: bytes };
         Self {
             name: name.to_owned(),
-            contents: Arc::new(Mutex::new(contents)),
+            contents: Arc::new(Mutex::new(Contents::new(bytes))),
             faults,
             broken: Arc::default(),
         }

@@ -14,7 +14,7 @@ mod source;
 mod target;
 mod world;
 
-pub use disk::MemoryDisk;
+pub use disk::{MemoryDisk, held_bytes};
 pub use faults::{Faults, InjectedFault};
 pub use fleet::{Fleet, FleetSource, FleetTarget, FleetVm, Taken};
 pub use fleet_rig::FleetRig;
