@@ -1,6 +1,7 @@
 //! The grants in force: kept in the state, and in memory for every request.
 //!
-//! Rule: a grant counts once the state has it, and no longer once the state has lost it.
+//! Rule: a grant counts once the state has it. One that is revoked does not count from the request on, unless
+//! the state keeps it.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -64,7 +65,7 @@ impl Manager {
         let invalid = |why: String| ControlError::new(ControlErrorKind::Invalid, why);
         if role == Role::Admin && !plans.is_empty() {
             return Err(invalid(
-                "an admin's programs run as the daemon, so the role is for all plans: leave `--plans` away, or \
+                "an admin's programs run as the daemon, so the role is for all plans: omit `--plans`, or \
                  grant `planner` and `operator`"
                     .to_owned(),
             ));
@@ -99,17 +100,16 @@ impl Manager {
 
     pub(super) async fn take_role(&self, subject: &Subject, by: &str) -> Result<bool, ControlError> {
         let _one_at_a_time = self.grants.changing.lock().await;
-        let mut grants = self.grants.get().to_vec();
-        let before = grants.len();
-        grants.retain(|grant| grant.subject != *subject);
-        let had = grants.len() < before;
+        let before = self.grants.get();
+        let mut left = before.to_vec();
+        left.retain(|grant| grant.subject != *subject);
+        let had = left.len() < before.len();
+        // First here: a caller who hangs up in the middle has taken the role away.
+        self.grants.set(left);
         // An unreadable grant is deleted too.
         let text = format!("{subject} has no role any more");
-        // First here: a caller who hangs up in the middle has taken the role away.
-        let all = self.grants.get();
-        self.grants.set(grants);
         if let Err(error) = self.store.delete_grant(subject, access_line(by, text)).await {
-            self.grants.set(all.to_vec());
+            self.grants.set(before.to_vec());
             return Err(internal(error));
         }
         Ok(had)

@@ -64,7 +64,7 @@ impl Confinement {
         self.no_code_at_run_time || self.little_memory.is_some()
     }
 
-    /// Whether virt-v2v fails too, which warmd calls so that it bears the other restrictions.
+    /// Whether virt-v2v fails too, although warmd starts it to work under the other restrictions.
     pub(super) fn kills_virt_v2v(&self) -> bool {
         self.little_memory.is_some_and(|bytes| bytes < V2V_WANTS)
     }

@@ -119,8 +119,9 @@ pub struct Context {
     differences: Mutex<Vec<String>>,
     /// Whether the target VM was seen running in this cutover, which may not be saved yet.
     seen_started: AtomicBool,
-    /// Whether this cutover is known to have asked no guest to shut down yet. Not known after a restart.
-    no_shutdown_asked: AtomicBool,
+    /// Whether the guest may have been asked to shut down in this cutover; true after a restart, when it is
+    /// not known.
+    may_have_asked_shutdown: AtomicBool,
     /// Whether leftovers of an earlier daemon on the source were ended.
     is_swept: AtomicBool,
     /// Whether the last writer of the target's disks was checked, and is known to the state.
@@ -208,7 +209,7 @@ impl Context {
             latest,
             differences: Mutex::default(),
             seen_started: AtomicBool::new(false),
-            no_shutdown_asked: AtomicBool::new(false),
+            may_have_asked_shutdown: AtomicBool::new(true),
             is_swept: AtomicBool::new(false),
             writer_is_checked: AtomicBool::new(false),
             monotonic_pass: MonotonicPass::default(),
@@ -234,13 +235,13 @@ impl Context {
 
     /// Whether the guest may have been asked to shut down in this cutover: then it may go off late.
     pub(super) fn may_have_asked_shutdown(&self) -> bool {
-        !self.no_shutdown_asked.load(Ordering::Relaxed)
+        self.may_have_asked_shutdown.load(Ordering::Relaxed)
     }
 
     /// Records that the guest is asked to shut down from now on, or that a cutover begins and nothing was
     /// asked yet.
     pub(super) fn set_asks_shutdown(&self, asks: bool) {
-        self.no_shutdown_asked.store(!asks, Ordering::Relaxed);
+        self.may_have_asked_shutdown.store(asks, Ordering::Relaxed);
     }
 
     /// Whether leftovers of an earlier daemon on the source were ended since the start.

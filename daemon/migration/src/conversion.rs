@@ -45,7 +45,7 @@ use super::{
     conversion_program::ConversionProgram,
     cutover::{self, unless_stopped},
     failure::WorkError,
-    inspection, program,
+    inspection,
 };
 
 /// Version of the command's input.
@@ -119,14 +119,22 @@ pub(super) async fn check(context: &Context) -> Result<(), WorkError> {
         return Err(WorkError::operator(format!("the conversion's command: {why}")));
     }
     inspection::check(context)?;
-    let overlay = overlay_of(context).await?;
-    if let Some(why) = context.made_disks().await?.iter().find_map(|disk| overlay.refusal(disk)) {
-        return Err(WorkError::operator(why));
-    }
+    let (overlay, _) = overlay_and_disks(context).await?;
     Ok(overlay.check().await?)
 }
 
-pub(super) async fn overlay_of(context: &Context) -> Result<&dyn ConversionOverlay, WorkError> {
+/// The target's overlays and the disks, each of which can have one.
+pub(super) async fn overlay_and_disks(
+    context: &Context,
+) -> Result<(&dyn ConversionOverlay, Vec<DiskSpec>), WorkError> {
+    let (overlay, disks) = (overlay_of(context).await?, context.made_disks().await?);
+    match disks.iter().find_map(|disk| overlay.refusal(disk)) {
+        Some(why) => Err(WorkError::operator(why)),
+        None => Ok((overlay, disks)),
+    }
+}
+
+async fn overlay_of(context: &Context) -> Result<&dyn ConversionOverlay, WorkError> {
     let overlay = context.target.conversion_overlay().await?;
     overlay.ok_or_else(|| {
         WorkError::operator(
@@ -177,15 +185,9 @@ async fn command(
     let begun = clock::now();
     let latest = Mutex::new(String::new());
     let mut tell = |line: &str| line.clone_into(&mut latest.lock().unwrap_or_else(PoisonError::into_inner));
-    let variables = converter.variables.iter().map(|(name, value)| (name.as_str(), value.as_os_str()));
-    let variables: Vec<_> = variables.chain([(VARIABLE, OsStr::new(&answer))]).collect();
-    let order = program::Order {
-        command: &converter.command,
-        input: input.as_bytes(),
-        variables: &variables,
-        deadline: converter.timeout,
-    };
-    let ended = shown(context, program, program::run_told(&order, &mut tell), &latest).await;
+    let variables = [(VARIABLE, OsStr::new(&answer))];
+    let running = converter.run(input.as_bytes(), &variables, &mut tell);
+    let ended = shown(context, program, running, &latest).await;
     if !ended.said.is_empty() {
         context.log_event(EventKind::Conversion, format!("{program} says:\n{}", ended.said)).await;
     }

@@ -1,13 +1,20 @@
 //! The program of a conversion: the plan's command, or warmd's own child that calls virt-v2v.
 //!
-//! Rule: the child is this very program, also if its file was replaced meanwhile: its input is of the same
-//! version. It gets what the daemon's environment says about libguestfs, which the plan's commands do not.
+//! Rule: the child is the running daemon's own program, even if its file was replaced: its input is of the
+//! same version. It gets what the daemon's environment says about libguestfs, which the plan's commands do
+//! not.
 
-use std::{env, ffi::OsString, time::Duration};
+use std::{
+    env,
+    ffi::{OsStr, OsString},
+    time::Duration,
+};
 
 use warmd_core::model::conversion::{Conversion, VIRT_V2V};
 
-use super::program;
+use warmd_v2v::tools::{self, GUESTFISH};
+
+use super::program::{self, Order, ProgramResult};
 
 /// This program, as its children find it.
 const THIS: &str = "/proc/self/exe";
@@ -22,9 +29,9 @@ pub(super) struct ConversionProgram {
     /// The program and its arguments, as the report has them.
     pub(super) shown: Vec<String>,
     /// The program and its arguments.
-    pub(super) command: Vec<String>,
-    pub(super) variables: Vec<(String, OsString)>,
-    pub(super) timeout: Duration,
+    command: Vec<String>,
+    variables: Vec<(String, OsString)>,
+    timeout: Duration,
     /// For virt-v2v: whether it also installs scripts for the first start.
     tool: Option<bool>,
 }
@@ -54,7 +61,20 @@ impl ConversionProgram {
     /// The program that inspects a guest.
     pub(super) fn inspection(timeout: Duration) -> Self {
         let command = [THIS, warmd_v2v::SUBCOMMAND, warmd_v2v::INSPECT].map(str::to_owned).to_vec();
-        Self { shown: vec!["guestfish".to_owned()], command, variables: variables(), timeout, tool: None }
+        Self { shown: vec![GUESTFISH.to_owned()], command, variables: variables(), timeout, tool: None }
+    }
+
+    /// Runs it with this input and more variables; `tell` gets its lines.
+    pub(super) async fn run(
+        &self,
+        input: &[u8],
+        more: &[(&str, &OsStr)],
+        tell: &mut (dyn FnMut(&str) + Send),
+    ) -> ProgramResult {
+        let own = self.variables.iter().map(|(name, value)| (name.as_str(), value.as_os_str()));
+        let variables: Vec<_> = own.chain(more.iter().copied()).collect();
+        let order = Order { command: &self.command, input, variables: &variables, deadline: self.timeout };
+        program::run_told(&order, tell).await
     }
 
     pub(super) fn name(&self) -> &str {
@@ -65,7 +85,7 @@ impl ConversionProgram {
     pub(super) async fn missing(&self) -> Option<String> {
         let Some(scripts) = self.tool else { return program::is_executable(self.name()).err() };
         // It runs a program for its version.
-        let asked = tokio::task::spawn_blocking(move || warmd_v2v::tools::missing(scripts));
+        let asked = tokio::task::spawn_blocking(move || tools::ready(scripts).err());
         match tokio::time::timeout(VERSION_DEADLINE, asked).await {
             Ok(Ok(missing)) => missing,
             Ok(Err(error)) => Some(format!("{VIRT_V2V} was not looked for: {error}")),

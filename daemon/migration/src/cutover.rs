@@ -30,9 +30,7 @@ use warmd_store::RecordedRoot;
 
 pub use self::back::{clean, undo};
 pub(super) use self::{
-    back::{
-        discard_seen, end_snapshot_soon, may_be_made, power_on_seen, source_back, still_to_end, unless_away,
-    },
+    back::{discard_seen, may_be_made, power_on_and_end_snapshot, source_back, unless_away},
     hold::{give_starters_back, let_go},
 };
 use self::{
@@ -55,8 +53,6 @@ const POWER_MARGIN: Duration = Duration::from_mins(1);
 const RELEASE_DEADLINE: Duration = Duration::from_mins(5);
 /// Extra time for the last looks of a boot check.
 const BOOT_MARGIN: Duration = Duration::from_secs(30);
-/// How long a source VM that is off waits for the end of its snapshot before it is powered on.
-const END_SOON: Duration = Duration::from_mins(1);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// The time limit for the target's answer whether its VM runs.
 const ANSWER: Duration = Duration::from_secs(30);

@@ -1,7 +1,8 @@
 //! The inspection of a guest, read-only, on overlays over its replica.
 //!
-//! It runs once in the daemon's life, at the end of a pass, while the source VM goes on running: the replica
-//! equals a snapshot then, and nothing else writes to it.
+//! It runs at the end of the first complete pass after a start of the daemon, and again after each complete
+//! pass while an error that the plan does not accept prevents the cutover. The source VM goes on running: the
+//! replica equals a snapshot then, and nothing else writes to it.
 //!
 //! Rule: for information, and to prevent a cutover that would fail. An inspection that fails fails nothing,
 //! and is reported once; what it did not find is not known.
@@ -12,20 +13,16 @@ use std::{
 };
 
 use warmd_cbt::stop::StopSignal;
-use warmd_core::model::{
-    conversion::Conversion,
-    event_kind::EventKind,
-    rule::{Rule, Severity},
-};
-use warmd_v2v::{Concern, Guest};
+use warmd_core::model::{conversion::Conversion, event_kind::EventKind, rule::Objection};
+use warmd_v2v::Guest;
 
 use super::{
     context::Context,
-    conversion::{self, facts, overlay_of},
+    conversion::{self, facts, overlay_and_disks},
     conversion_program::ConversionProgram,
     cutover::unless_stopped,
     failure::WorkError,
-    program,
+    machine_changes,
 };
 
 /// The most time that it may take.
@@ -55,23 +52,11 @@ impl Inspected {
     }
 
     /// What speaks against this conversion of the guest, if it was inspected.
-    pub(super) fn concerns(&self, conversion: &Conversion) -> Vec<(Rule, String)> {
+    pub(super) fn concerns(&self, conversion: &Conversion) -> Vec<Objection> {
         match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             Outcome::NotTried | Outcome::Failed => Vec::new(),
-            Outcome::Done(guest) => {
-                let concerns = guest.concerns(conversion).into_iter();
-                concerns.map(|(concern, text)| (rule(concern), text)).collect()
-            }
+            Outcome::Done(guest) => guest.concerns(conversion),
         }
-    }
-}
-
-fn rule(concern: Concern) -> Rule {
-    match concern {
-        Concern::NeedsConversion => Rule::GuestNeedsConversion,
-        Concern::NotConvertible => Rule::GuestNotConvertible,
-        Concern::NamesDisks => Rule::GuestNamesDisks,
-        Concern::NamesInterfaces => Rule::GuestNamesInterfaces,
     }
 }
 
@@ -82,7 +67,8 @@ pub(super) async fn look(context: &Context, stop: &StopSignal) {
     let wanted = context.plan().inspect_guest;
     let wanted = wanted.unwrap_or_else(|| context.conversion().virt_v2v().is_some());
     let is_tried = context.inspected.is_tried();
-    if !wanted || is_tried && open_errors(context).is_empty() {
+    let known = context.inspected.concerns(&context.conversion());
+    if !wanted || is_tried && machine_changes::open(context, &known).is_empty() {
         return;
     }
     context
@@ -100,8 +86,8 @@ pub(super) async fn look(context: &Context, stop: &StopSignal) {
         Ok(guest) => {
             context.log_event(EventKind::Inspection, format!("the guest is {}", guest.summary())).await;
             context.inspected.set(Outcome::Done(Box::new(guest)));
-            for (rule, found) in context.inspected.concerns(&context.conversion()) {
-                context.warn(format!("{found} ({}): {}", rule.id(), rule.facts().help)).await;
+            for concern in context.inspected.concerns(&context.conversion()) {
+                context.warn(concern.advice()).await;
             }
         }
         // The next pass tries again.
@@ -117,23 +103,12 @@ pub(super) async fn look(context: &Context, stop: &StopSignal) {
 }
 
 async fn inspect(context: &Context) -> Result<Guest, WorkError> {
-    let overlay = overlay_of(context).await?;
-    let disks = context.made_disks().await?;
-    if let Some(why) = disks.iter().find_map(|disk| overlay.refusal(disk)) {
-        return Err(WorkError::operator(why));
-    }
+    let (overlay, disks) = overlay_and_disks(context).await?;
     let overlays = overlay.create_overlays(context.id, &disks).await?;
     let answer = overlays.folder.join(ANSWER);
     let input = facts(context, &overlays, &context.mapped_machine(), &answer)?;
     let program = ConversionProgram::inspection(DEADLINE);
-    let variables = program.variables.iter().map(|(name, value)| (name.as_str(), value.as_os_str()));
-    let order = program::Order {
-        command: &program.command,
-        input: input.as_bytes(),
-        variables: &variables.collect::<Vec<_>>(),
-        deadline: program.timeout,
-    };
-    let ended = program::run_told(&order, &mut |_| {}).await;
+    let ended = program.run(input.as_bytes(), &[], &mut |_| {}).await;
     if let Some(fault) = ended.fault {
         let last = ended.said.lines().last().unwrap_or_default();
         return Err(WorkError::operator(format!("{}: {fault}: {last}", program.name())));
@@ -143,23 +118,7 @@ async fn inspect(context: &Context) -> Result<Guest, WorkError> {
         .map_err(|error| WorkError::operator(format!("{} left no result: {error}", program.name())))
 }
 
-/// The errors that the inspection found and the plan does not accept.
-fn open_errors(context: &Context) -> Vec<String> {
-    let plan = context.plan();
-    let over = plan.override_by_name(&context.machine.name, &context.vm);
-    let concerns = context.inspected.concerns(&context.conversion());
-    concerns
-        .into_iter()
-        .filter(|(rule, _)| rule.severity() == Severity::Error && !plan.accepts(over, *rule))
-        .map(|(rule, found)| format!("{found} ({}): {}", rule.id(), rule.facts().help))
-        .collect()
-}
-
 /// Why the conversion would fail, as the inspection found: asked before anything is stopped.
 pub(super) fn check(context: &Context) -> Result<(), WorkError> {
-    let open = open_errors(context);
-    if open.is_empty() {
-        return Ok(());
-    }
-    Err(WorkError::operator(format!("the source VM was not stopped: {}", open.join("; "))))
+    machine_changes::refuse(context, &context.inspected.concerns(&context.conversion()))
 }

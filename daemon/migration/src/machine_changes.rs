@@ -61,19 +61,23 @@ pub(super) async fn before_stop(context: &Context) -> Result<(), WorkError> {
     };
     objections
         .extend(context.target.objections(&[incoming]).await?.into_iter().map(|(_, objection)| objection));
+    refuse(context, &objections)
+}
+
+/// The findings that prevent applying the plan and that it does not accept: they also prevent stopping the
+/// VM, or the target's refusal would come with the VM off.
+pub(super) fn open<'a>(context: &Context, all: &'a [Objection]) -> Vec<&'a Objection> {
     let plan = context.plan();
     let over = plan.override_by_name(&context.machine.name, &context.vm);
-    // A finding that prevents applying the plan also prevents stopping the VM: the target's refusal would
-    // come with the VM off.
     let stands = |objection: &&Objection| {
-        let rule = objection.rule;
-        rule.severity() == Severity::Error && !plan.accepts(over, rule)
+        objection.rule.severity() == Severity::Error && !plan.accepts(over, objection.rule)
     };
-    let open: Vec<_> = objections
-        .iter()
-        .filter(stands)
-        .map(|Objection { rule, found }| format!("{found} ({}): {}", rule.id(), rule.facts().help))
-        .collect();
+    all.iter().filter(stands).collect()
+}
+
+/// Fails if the VM must not be stopped with these findings.
+pub(super) fn refuse(context: &Context, all: &[Objection]) -> Result<(), WorkError> {
+    let open: Vec<_> = open(context, all).into_iter().map(Objection::advice).collect();
     if open.is_empty() {
         return Ok(());
     }

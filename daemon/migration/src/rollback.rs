@@ -135,9 +135,8 @@ async fn take_back(context: &Context) -> Result<(), WorkError> {
 /// Restores the source as before the cutover; returns its power state in words.
 async fn source_back(context: &Context) -> Result<&'static str, SourceError> {
     if context.cutover().was_running == Some(true) {
-        let ended = cutover::end_snapshot_soon(context).await;
-        cutover::power_on_seen(context).await?;
-        return cutover::still_to_end(context, ended).await.map(|()| "is started");
+        cutover::power_on_and_end_snapshot(context, false).await?;
+        return Ok("is started");
     }
     context.source.end_snapshot(&context.vm, context.id).await?;
     Ok(match context.source.power(&context.vm).await? {

@@ -62,8 +62,9 @@ impl Fish {
 
     fn send(&mut self, words: &[&str], prefix: &str) -> io::Result<()> {
         let line =
-            line(words).ok_or_else(|| io::Error::other(format!("{words:?} cannot be said to guestfish")))?;
-        let input = self.input.as_mut().ok_or_else(|| io::Error::other("guestfish takes no more"))?;
+            line(words).ok_or_else(|| io::Error::other(format!("{words:?} cannot be sent to guestfish")))?;
+        let input =
+            self.input.as_mut().ok_or_else(|| io::Error::other("the input of guestfish is closed"))?;
         input.write_all(format!("{prefix}{line}\necho {}\n", self.mark).as_bytes())?;
         input.flush()
     }

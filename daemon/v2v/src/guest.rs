@@ -4,7 +4,10 @@
 //! not.
 
 use serde::{Deserialize, Serialize};
-use warmd_core::model::conversion::Conversion;
+use warmd_core::model::{
+    conversion::Conversion,
+    rule::{Objection, Rule},
+};
 
 /// Free space that virt-v2v needs, in bytes: on the root file system, and on /boot where it is its own.
 const ROOT_NEEDS: u64 = 100 << 20;
@@ -44,7 +47,6 @@ pub struct Guest {
     /// `debian`, `rhel` …
     pub distribution: String,
     pub product: String,
-    pub version: String,
     pub host_name: String,
     /// `grub2`, `grub`, `other`, or empty.
     pub boot_loader: String,
@@ -66,19 +68,6 @@ pub struct FileSystemRoom {
     pub mounted_at: String,
     pub size: u64,
     pub free: u64,
-}
-
-/// What a finding is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Concern {
-    /// The guest does not boot on virtio as it is.
-    NeedsConversion,
-    /// virt-v2v cannot convert it.
-    NotConvertible,
-    /// It names disks by places that change.
-    NamesDisks,
-    /// What it names an interface changes.
-    NamesInterfaces,
 }
 
 impl Guest {
@@ -108,14 +97,14 @@ impl Guest {
     }
 
     /// What speaks against this conversion of it.
-    pub fn concerns(&self, conversion: &Conversion) -> Vec<(Concern, String)> {
+    pub fn concerns(&self, conversion: &Conversion) -> Vec<Objection> {
         match conversion {
             Conversion::None => self.unconverted(),
             Conversion::VirtV2v(options) => {
                 let mut all: Vec<_> = self.obstacles(&options.root);
                 if let [first, ..] = self.unknown_interfaces.as_slice() {
-                    all.push((
-                        Concern::NamesInterfaces,
+                    all.push(Objection::new(
+                        Rule::GuestNamesInterfaces,
                         format!(
                             "it configures {}, and which MAC addresses these names belong to is not known: name them \
                              in `interfaces` of the conversion, such as `\"52:54:00:00:00:01\" = \"{first}\"`",
@@ -130,20 +119,20 @@ impl Guest {
         }
     }
 
-    fn unconverted(&self) -> Vec<(Concern, String)> {
+    fn unconverted(&self) -> Vec<Objection> {
         let mut all = Vec::new();
         if self.boots_on_virtio == Some(false) {
             let from = if self.vmware_tools { "comes from VMware and " } else { "" };
-            all.push((
-                Concern::NeedsConversion,
+            all.push(Objection::new(
+                Rule::GuestNeedsConversion,
                 format!(
                     "the guest {from}has no virtio in its initramfs: it does not boot from a virtio disk"
                 ),
             ));
         }
         if !self.named_by_place.is_empty() {
-            all.push((
-                Concern::NamesDisks,
+            all.push(Objection::new(
+                Rule::GuestNamesDisks,
                 format!("its fstab has {}: these names change with the bus", self.named_by_place.join("; ")),
             ));
         }
@@ -151,7 +140,7 @@ impl Guest {
     }
 
     /// Why virt-v2v would fail, or leave something unconverted.
-    fn obstacles(&self, root: &str) -> Vec<(Concern, String)> {
+    fn obstacles(&self, root: &str) -> Vec<Objection> {
         let mut all = Vec::new();
         if !self.locked.is_empty() {
             let locked = self.locked.join(", ");
@@ -194,7 +183,7 @@ impl Guest {
                 ));
             }
         }
-        all.into_iter().map(|why| (Concern::NotConvertible, why)).collect()
+        all.into_iter().map(|why| Objection::new(Rule::GuestNotConvertible, why)).collect()
     }
 }
 
@@ -244,7 +233,7 @@ mod tests {
     }
 
     fn texts(guest: &Guest, conversion: &Conversion) -> String {
-        let all: Vec<_> = guest.concerns(conversion).into_iter().map(|(_, text)| text).collect();
+        let all: Vec<_> = guest.concerns(conversion).into_iter().map(|concern| concern.found).collect();
         all.join("\n")
     }
 
@@ -260,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_virt_v2v_cannot_do_is_told_before() {
+    fn what_virt_v2v_cannot_do_is_reported_before() {
         let room = |at: &str, free| FileSystemRoom { mounted_at: at.to_owned(), size: 1 << 30, free };
         for (guest, why) in [
             (Guest { roots: vec![], ..debian() }, "no operating system"),
@@ -282,14 +271,14 @@ mod tests {
             ),
         ] {
             let found = guest.concerns(&v2v());
-            assert!(found.len() == 1 && found[0].1.contains(why), "{found:?} for {why}");
-            assert_eq!(found[0].0, Concern::NotConvertible);
+            assert!(found.len() == 1 && found[0].found.contains(why), "{found:?} for {why}");
+            assert_eq!(found[0].rule, Rule::GuestNotConvertible);
         }
         let several = Guest { roots: vec!["/dev/sda1".to_owned(), "/dev/sdb1".to_owned()], ..debian() };
         let first = VirtV2v { root: "first".to_owned(), ..VirtV2v::default() };
         assert_eq!(texts(&several, &Conversion::VirtV2v(first)), "");
         let named = Guest { unknown_interfaces: vec!["ens224".to_owned()], ..debian() };
-        assert_eq!(named.concerns(&v2v())[0].0, Concern::NamesInterfaces);
+        assert_eq!(named.concerns(&v2v())[0].rule, Rule::GuestNamesInterfaces);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The child's input: what every conversion gets (`daemon/docs/conversion.md`), and virt-v2v's settings.
 
-use std::path::PathBuf;
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 use warmd_core::model::{conversion::VirtV2v, id::DiskKey, machine::Machine};
@@ -13,6 +16,13 @@ pub(crate) struct Input {
     pub(crate) answer: PathBuf,
     #[serde(default)]
     pub(crate) virt_v2v: VirtV2v,
+}
+
+impl Input {
+    /// The folder for this run alone.
+    pub(crate) fn folder(&self) -> io::Result<&Path> {
+        self.answer.parent().ok_or_else(|| io::Error::other("the answer has no folder"))
+    }
 }
 
 /// An overlay over a disk.

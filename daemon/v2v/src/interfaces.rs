@@ -3,9 +3,9 @@
 //! The name comes from an interface's place on the PCI bus, and the target has other places. A name that
 //! changes leaves the guest without its addresses.
 //!
-//! Rule: a name is kept only where it is certain whose it is: the plan says so, the guest's configuration
-//! names the MAC beside it, or there is one interface and one configured name. A wrong name is worse than
-//! none: the guest would answer in the wrong network.
+//! Rule: a name is kept only where it is certain which interface it belongs to: the plan says so, the guest's
+//! configuration names the MAC beside it, or there is one interface and one configured name. A wrong name is
+//! worse than none: the guest would answer in the wrong network.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,11 +61,10 @@ pub(crate) fn names(planned: &BTreeMap<String, String>, nics: &[Nic], files: &[C
         macs.iter().filter_map(|mac| Some((mac.clone(), by_mac.get(mac)?.clone()))).collect();
     let mut unknown: Vec<_> =
         configured.into_iter().filter(|name| !kept.values().any(|kept| kept == name)).collect();
-    let without: Vec<_> = macs.iter().filter(|mac| !kept.contains_key(*mac)).collect();
-    if let ([mac], [name]) = (without.as_slice(), unknown.as_slice())
-        && nics.len() == 1
+    if let ([mac], [name]) = (macs.as_slice(), unknown.as_slice())
+        && kept.is_empty()
     {
-        kept.insert((*mac).clone(), name.clone());
+        kept.insert(mac.clone(), name.clone());
         unknown.clear();
     }
     Names { kept, unknown }
@@ -262,7 +261,7 @@ mod tests {
         let planned = [(other.to_owned(), "ens224".to_owned())].into();
         let found = names(&planned, &nics(&[MAC, other]), &files);
         assert_eq!((found.kept.len(), found.unknown.len()), (2, 0));
-        // A MAC that the machine does not have is nobody's.
+        // A MAC that the machine does not have gets no name.
         assert!(of(&[], &files).kept.is_empty());
     }
 

@@ -20,6 +20,6 @@ mod run;
 pub mod tools;
 
 pub use self::{
-    guest::{Concern, FileSystemRoom, Guest},
+    guest::{FileSystemRoom, Guest},
     run::{INSPECT, SUBCOMMAND, main},
 };

@@ -27,15 +27,14 @@ pub(crate) fn mount(fish: &mut Fish, options: &VirtV2v) -> io::Result<Guest> {
     }
     let roots = if is_mounted { fish.must(&["inspect-get-roots"])? } else { fish.must(&["inspect-os"])? };
     let roots = lines(&roots);
-    let systems = fish.ask(&["list-filesystems"])?;
-    let locked: Vec<_> = systems
+    // Devices that were opened are file systems of their own.
+    let systems = if is_mounted { String::new() } else { fish.ask(&["list-filesystems"])? };
+    let locked = systems
         .lines()
         .filter_map(|line| line.split_once(": "))
         .filter(|(_, kind)| ["crypto_LUKS", "BitLocker"].contains(&kind.trim()))
         .map(|(device, _)| device.to_owned())
         .collect();
-    // The devices that were opened are file systems of their own then.
-    let locked = if is_mounted { Vec::new() } else { locked };
     let mut guest = Guest { roots, locked, ..Guest::default() };
     let root = match options.root.as_str() {
         "single" | "first" => guest.roots.first().cloned(),
@@ -46,8 +45,6 @@ pub(crate) fn mount(fish: &mut Fish, options: &VirtV2v) -> io::Result<Guest> {
     guest.kind = ask("inspect-get-type")?;
     guest.distribution = ask("inspect-get-distro")?;
     guest.product = ask("inspect-get-product-name")?;
-    let (major, minor) = (ask("inspect-get-major-version")?, ask("inspect-get-minor-version")?);
-    format!("{major}.{minor}").trim_matches('.').clone_into(&mut guest.version);
     guest.host_name = ask("inspect-get-hostname")?;
     if !is_mounted {
         let mut points: Vec<_> = ask("inspect-get-mountpoints")?

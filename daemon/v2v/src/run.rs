@@ -11,7 +11,6 @@
 use std::{
     fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
-    path::Path,
     process::ExitCode,
 };
 
@@ -54,18 +53,14 @@ fn input() -> io::Result<(Input, Appliance)> {
     let mut json = String::new();
     io::stdin().read_to_string(&mut json)?;
     let input: Input = serde_json::from_str(&json)?;
-    let folder = input.answer.parent().ok_or_else(|| io::Error::other("the answer has no folder"))?;
-    let appliance = Appliance::prepare(folder)?;
+    let appliance = Appliance::prepare(input.folder()?)?;
     Ok((input, appliance))
 }
 
 fn convert() -> io::Result<()> {
     let (input, appliance) = input()?;
     let options = &input.virt_v2v;
-    if let Some(why) = tools::missing(!options.first_boot.is_empty()) {
-        return Err(io::Error::other(why));
-    }
-    let version = tools::version().map_err(io::Error::other)?;
+    let version = tools::ready(!options.first_boot.is_empty()).map_err(io::Error::other)?;
     say("reading the guest")?;
     keep_names(&input, &appliance)?;
     let machine = in_place(&input, &appliance, version)?;
@@ -76,9 +71,7 @@ fn convert() -> io::Result<()> {
 
 fn inspect() -> io::Result<()> {
     let (input, appliance) = input()?;
-    if let Some(why) = tools::missing_for_inspection() {
-        return Err(io::Error::other(why));
-    }
+    tools::ready_to_inspect().map_err(io::Error::other)?;
     let mut fish = fish(&input, &appliance, "--ro")?;
     let mut guest = read_guest::mount(&mut fish, &input.virt_v2v)?;
     if !guest.kind.is_empty() {
@@ -140,7 +133,7 @@ fn write_links(fish: &mut Fish, input: &Input, guest: &Guest) -> io::Result<()> 
 
 /// Runs virt-v2v; returns the machine as it is now.
 fn in_place(input: &Input, appliance: &Appliance, version: Version) -> io::Result<Machine> {
-    let folder = input.answer.parent().unwrap_or(Path::new("/"));
+    let folder = input.folder()?;
     let (domain, back) = (folder.join("domain.xml"), folder.join("converted.xml"));
     let text = domain::xml(&input.machine, &input.disks).map_err(|error| io::Error::other(error.0))?;
     fs::write(&domain, text)?;
@@ -179,7 +172,7 @@ fn in_place(input: &Input, appliance: &Appliance, version: Version) -> io::Resul
     }
     let has_virtio = has_virtio.ok_or_else(|| {
         io::Error::other(
-            "virt-v2v does not say whether the guest has virtio drivers now: its version is not known",
+            "virt-v2v does not say whether the guest has virtio drivers now: warmd does not support this version",
         )
     })?;
     Ok(result::by_drivers(&input.machine, has_virtio))

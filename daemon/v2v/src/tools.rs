@@ -37,29 +37,28 @@ impl fmt::Display for Version {
     }
 }
 
-/// Why a conversion cannot start on this host, and what to do; `None` if its programs are there.
-/// `scripts`: whether scripts for the first start are to be installed.
-pub fn missing(scripts: bool) -> Option<String> {
-    let needed = [IN_PLACE, GUESTFISH, QEMU_NBD, STDBUF].into_iter().chain(scripts.then_some(CUSTOMIZE));
-    let missing: Vec<_> = needed.filter(|program| find(program).is_none()).collect();
-    if !missing.is_empty() {
-        return Some(format!("{} cannot be found {INSTALL}", missing.join(", ")));
-    }
-    match version() {
-        Ok(version) if version < OLDEST => Some(format!("{IN_PLACE} {version} is too old {INSTALL}")),
-        Ok(_) => None,
-        Err(why) => Some(why),
+/// The version of virt-v2v, if a conversion can start on this host; else why not, and what to do. `scripts`:
+/// whether scripts for the first start are to be installed.
+pub fn ready(scripts: bool) -> Result<Version, String> {
+    present([IN_PLACE, GUESTFISH, QEMU_NBD, STDBUF].into_iter().chain(scripts.then_some(CUSTOMIZE)))?;
+    match version()? {
+        version if version < OLDEST => Err(format!("{IN_PLACE} {version} is too old {INSTALL}")),
+        version => Ok(version),
     }
 }
 
-/// Why a guest cannot be inspected on this host; `None` if the programs are there.
-pub fn missing_for_inspection() -> Option<String> {
-    let missing: Vec<_> = [GUESTFISH, STDBUF].into_iter().filter(|program| find(program).is_none()).collect();
-    (!missing.is_empty()).then(|| format!("{} cannot be found {INSTALL}", missing.join(", ")))
+/// Why a guest cannot be inspected on this host, and what to do.
+pub fn ready_to_inspect() -> Result<(), String> {
+    present([GUESTFISH, STDBUF])
+}
+
+fn present(programs: impl IntoIterator<Item = &'static str>) -> Result<(), String> {
+    let missing: Vec<_> = programs.into_iter().filter(|program| find(program).is_none()).collect();
+    if missing.is_empty() { Ok(()) } else { Err(format!("{} cannot be found {INSTALL}", missing.join(", "))) }
 }
 
 /// The version of `virt-v2v-in-place`, as it says it.
-pub fn version() -> Result<Version, String> {
+fn version() -> Result<Version, String> {
     let said = Command::new(IN_PLACE).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output();
     let said = said.map_err(|error| format!("{IN_PLACE} cannot be run: {error}; {INSTALL}"))?;
     let text = String::from_utf8_lossy(&said.stdout);

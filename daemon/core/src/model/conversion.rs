@@ -327,7 +327,8 @@ fn problem(back: &Machine) -> Option<String> {
     odd.map(|nic| format!("{:?} is no MAC address", nic.mac))
 }
 
-fn is_mac(text: &str) -> bool {
+/// Whether the text is a MAC address as libvirt writes one: six bytes in hexadecimal, with colons.
+pub fn is_mac(text: &str) -> bool {
     let parts: Vec<_> = text.split(':').collect();
     parts.len() == 6
         && parts.iter().all(|part| part.len() == 2 && part.chars().all(|c| c.is_ascii_hexdigit()))

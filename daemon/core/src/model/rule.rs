@@ -119,6 +119,11 @@ impl Objection {
     pub fn new(rule: Rule, found: impl Into<String>) -> Self {
         Self { rule, found: found.into() }
     }
+
+    /// The finding, its rule and what to do.
+    pub fn advice(&self) -> String {
+        format!("{} ({}): {}", self.found, self.rule.id(), self.rule.facts().help)
+    }
 }
 
 impl Rule {

@@ -4,6 +4,8 @@
 //! before any step that may fail, saving the state included. Each step may be repeated. Never do both VMs
 //! run.
 
+use std::time::Duration;
+
 use warmd_core::{
     crash,
     model::{event_kind::EventKind, machine::PowerState, phase::Phase, transition::StateWork},
@@ -11,8 +13,11 @@ use warmd_core::{
     targets::MachineState,
 };
 
-use super::{END_SOON, LOOK_EVERY, let_go, tell, was_running};
+use super::{LOOK_EVERY, let_go, tell, was_running};
 use crate::{context::Context, conversion, failure::WorkError, stale_state};
+
+/// How long a source VM that is off waits for the end of its snapshot before it is powered on.
+const END_SOON: Duration = Duration::from_mins(1);
 
 /// Makes sure that the target VM is removed, before the source is started. A target that only keeps disks
 /// cannot confirm that, which is written to the journal.
@@ -68,7 +73,7 @@ pub(crate) async fn unless_away<T>(
 }
 
 /// Starts the source VM, and checks that it runs.
-pub(crate) async fn power_on_seen(context: &Context) -> Result<(), SourceError> {
+async fn power_on_seen(context: &Context) -> Result<(), SourceError> {
     context.source.power_on(&context.vm).await?;
     match context.source.power(&context.vm).await? {
         PowerState::Running => Ok(()),
@@ -114,34 +119,36 @@ pub(crate) async fn source_back(context: &Context, from: Phase) -> Result<(), So
     if !from.source_may_be_off() || !was_running(context) {
         return context.source.end_snapshot(&context.vm, context.id).await;
     }
+    let asked =
+        from.spec().undo.is_some_and(|undo| undo.shutdown_may_follow) && context.may_have_asked_shutdown();
+    power_on_and_end_snapshot(context, asked).await
+}
+
+/// Powers the source VM on, which is off, and ends its snapshot: before that if it ends soon, else after it.
+/// A consolidation of hours, or a task of others, is not waited for while the VM is off.
+pub(crate) async fn power_on_and_end_snapshot(
+    context: &Context,
+    shutdown_may_follow: bool,
+) -> Result<(), SourceError> {
     let ended = end_snapshot_soon(context).await;
-    if from.spec().undo.is_some_and(|undo| undo.shutdown_may_follow) && context.may_have_asked_shutdown() {
+    if shutdown_may_follow {
         await_asked_shutdown(context).await?;
     }
     power_on_seen(context).await?;
-    still_to_end(context, ended).await
+    match ended {
+        Some(ended) => ended,
+        None => context.source.end_snapshot(&context.vm, context.id).await,
+    }
 }
 
-/// Ends the snapshot while a VM waits, off, to be powered on: a consolidation of hours, or a task of others,
-/// is not waited for. `None` if it has not ended.
-pub(crate) async fn end_snapshot_soon(context: &Context) -> Option<Result<(), SourceError>> {
+/// Ends the snapshot while a VM waits, off, to be powered on. `None` if it has not ended.
+async fn end_snapshot_soon(context: &Context) -> Option<Result<(), SourceError>> {
     let ending = context.source.end_snapshot(&context.vm, context.id);
     let ended = tokio::time::timeout(END_SOON, ending).await.ok();
     if ended.is_none() {
         tracing::info!(migration = %context.id, "source VM powered on before its snapshot is ended");
     }
     ended
-}
-
-/// Ends the snapshot, now that the VM runs, if [`end_snapshot_soon`] did not.
-pub(crate) async fn still_to_end(
-    context: &Context,
-    ended: Option<Result<(), SourceError>>,
-) -> Result<(), SourceError> {
-    match ended {
-        Some(ended) => ended,
-        None => context.source.end_snapshot(&context.vm, context.id).await,
-    }
 }
 
 /// A guest's shutdown cannot be withdrawn: the guest gets time to shut down, so that a late shutdown does not

@@ -109,7 +109,7 @@ pub(super) async fn check_plan(manager: &Manager, plan: &Plan) -> Result<Checked
         machines::check_machines(&mut checked, manager, plan, planned.as_deref().unwrap_or(source)).await?;
     }
     fixed::check_fixed(&mut checked, manager, plan).await?;
-    guests::judge(&mut checked, manager, plan);
+    guests::check_guests(&mut checked, manager, plan);
     names::check_names(&mut checked, manager, plan);
     storages::check_storages(&mut checked, manager, plan);
     windows::check_windows(&mut checked, manager, plan);

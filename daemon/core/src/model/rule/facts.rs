@@ -67,13 +67,13 @@ impl Rule {
             Self::GuestNamesDisks => (
                 "guest-names-disks",
                 Warning,
-                "the inspected guest's fstab names disks by places that change with their bus, and the plan converts nothing",
+                "the inspected guest's fstab names disks by device names that change with their bus, and the plan converts nothing",
                 "write UUIDs into the guest's /etc/fstab, or set `conversion = \"virt-v2v\"`",
             ),
             Self::GuestNamesInterfaces => (
                 "guest-names-interfaces",
                 Warning,
-                "the inspected guest configures network interfaces by names, and whose names they are is not certain",
+                "the inspected guest configures network interfaces by names, and it is not certain which MAC addresses they belong to",
                 "name them in `interfaces` of the VM's conversion",
             ),
             Self::WindowNeverOpens => (

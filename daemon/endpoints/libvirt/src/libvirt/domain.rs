@@ -4,6 +4,7 @@
 //! code here decides how warmd uses it.
 
 use roxmltree::Node;
+use warmd_core::model::conversion::is_mac;
 
 use super::{
     disk::Disk,
@@ -198,8 +199,7 @@ fn nic(node: Node<'_, '_>) -> Result<NetworkInterface, XmlError> {
     let mac = xml::child(node, "mac")
         .and_then(|mac| mac.attribute("address"))
         .ok_or(XmlError::Missing("mac address"))?;
-    let is_byte = |byte: &str| byte.len() == 2 && byte.bytes().all(|digit| digit.is_ascii_hexdigit());
-    if mac.split(':').count() != 6 || !mac.split(':').all(is_byte) {
+    if !is_mac(mac) {
         return Err(XmlError::Value { element: "mac", value: mac.to_owned() });
     }
     let source = xml::child(node, "source");

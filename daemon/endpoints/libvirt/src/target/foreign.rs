@@ -24,9 +24,8 @@ pub(super) fn is_scsi(bus: &str) -> bool {
 /// The model of the machine's SCSI controller: that of the first disk, whose driver is in the guest's
 /// initramfs.
 pub(super) fn scsi_model(machine: &Machine) -> &'static str {
-    let mut disks: Vec<_> = machine.disks.iter().collect();
-    disks.sort_by_key(|disk| disk.boot_order);
-    disks.into_iter().find_map(|disk| controller(&disk.bus)).unwrap_or("virtio-scsi")
+    let on_scsi = machine.disks.iter().filter_map(|disk| Some((disk.boot_order, controller(&disk.bus)?)));
+    on_scsi.min_by_key(|(order, _)| *order).map_or("virtio-scsi", |(_, model)| model)
 }
 
 /// The network card for one of that name on another platform.
@@ -47,7 +46,7 @@ pub(super) fn findings(machine: &Machine) -> Vec<(Rule, String)> {
         machine.disks.iter().filter(|disk| ["lsilogic", "buslogic", "nvme"].contains(&disk.bus.as_str()));
     let all = lost.map(|disk| {
         let found = format!(
-            "disk {} is on {}, which a libvirt domain does not have: it comes to virtio, and the guest needs its \
+            "disk {} is on {}, which a libvirt domain does not have: it gets the bus virtio, and the guest needs its \
              drivers (`conversion = \"virt-v2v\"`)",
             disk.key, disk.bus
         );
