@@ -107,12 +107,12 @@ func (v *VM) turnOn() types.BaseMethodFault {
 		v.stun()
 		v.setPower(types.VirtualMachinePowerStatePoweredOn)
 	})
-	v.tellStart()
+	v.postStart()
 	return nil
 }
 
-// tellStart makes the event that a vCenter keeps of each start, whoever asked for it.
-func (v *VM) tellStart() {
+// postStart posts the event that a vCenter keeps of each start, for any caller.
+func (v *VM) postStart() {
 	event := &types.VmPoweredOnEvent{}
 	v.locked(func() {
 		event.Vm = &types.VmEventArgument{

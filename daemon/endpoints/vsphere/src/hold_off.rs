@@ -155,7 +155,8 @@ impl Vsphere {
             if !on {
                 return Ok(());
             }
-            let why = "it has no list of VMs that it starts: start the VM by other means when it starts";
+            let why = "the host has no autostart list, so the VM's autostart cannot be switched on again: start the VM by other means \
+                       when the host starts";
             return Err(VsphereError::refused(host.to_string(), why));
         };
         if now.starts() == on {

@@ -229,10 +229,7 @@ impl Vm {
             object.need(needed)?;
         }
         // Without a value these say that nothing is in the way. One that could not be read says nothing.
-        match DECIDING.iter().find_map(|path| object.unread(path)) {
-            Some(error) => Err(error),
-            None => Ok(()),
-        }
+        DECIDING.iter().find_map(|path| object.unread(path)).map_or(Ok(()), Err)
     }
 
     /// Takes one property; without a value, it is not set.

@@ -33,29 +33,24 @@ enum TrackingStep {
     Activate,
 }
 
-fn tracking_step(vm: &Vm, request: &VmSnapshotRequest, may_switch_on: bool) -> TrackingStep {
-    // A VM that is off does not write any more.
-    if request.is_final {
-        return TrackingStep::None;
-    }
-    if !vm.tracking_enabled {
-        return match tracking::may_switch_on(vm) {
-            _ if !may_switch_on => TrackingStep::None,
-            Ok(()) => TrackingStep::SwitchOn,
-            Err(why) => TrackingStep::NotNow(format!("changed-block tracking stays off: {why}")),
-        };
-    }
+fn tracking_step(vm: &Vm, request: &VmSnapshotRequest, is_allowed: bool) -> TrackingStep {
     // A disk that was copied without a change id had its stun: by that pass's snapshot.
     let lacks = |(uuid, anchor): &(String, Option<ChangeMark>)| {
         vm.disk(uuid).is_some_and(|disk| disk.backing.change_id.is_none())
             && anchor.as_ref().is_none_or(is_tracked)
     };
-    if !request.disks.iter().any(lacks) {
+    let (is_wanted, step, as_it_is) = if vm.tracking_enabled {
+        (request.disks.iter().any(lacks), TrackingStep::Activate, "is on, and not in effect")
+    } else {
+        (is_allowed, TrackingStep::SwitchOn, "stays off")
+    };
+    // A VM that is off does not write any more.
+    if request.is_final || !is_wanted {
         return TrackingStep::None;
     }
     match tracking::may_switch_on(vm) {
-        Ok(()) => TrackingStep::Activate,
-        Err(why) => TrackingStep::NotNow(format!("changed-block tracking is on, and not in effect: {why}")),
+        Ok(()) => step,
+        Err(why) => TrackingStep::NotNow(format!("changed-block tracking {as_it_is}: {why}")),
     }
 }
 

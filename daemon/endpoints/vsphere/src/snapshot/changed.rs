@@ -7,7 +7,7 @@ use crate::{
     error::{During as _, Kind, Result, VsphereError},
     inventory::Vm,
     soap::MoRef,
-    tracking::{ChangeId, Since, TrackedDisk, Walk, after_fault, since},
+    tracking::{ChangeId, Since, TrackedDisk, Walk, after_fault, change_id_now, since},
     vim::{events, vm},
 };
 
@@ -15,8 +15,7 @@ use super::{LastStart, Taken};
 
 /// Whether the disk's tracking is the one of this change id.
 fn is_still_tracked(vm: &Vm, disk: &str, id: &ChangeId) -> bool {
-    let there = vm.disk(disk).and_then(|disk| disk.backing.change_id.as_ref()?.parse::<ChangeId>().ok());
-    there.is_some_and(|there| there.same_epoch(id))
+    change_id_now(vm, disk).is_some_and(|there| there.same_epoch(id))
 }
 
 impl Vsphere {
@@ -55,8 +54,8 @@ impl Vsphere {
 
     /// Fails if a VM that is off has changed since this snapshot of it, which was the final one: it was
     /// started in between, and what it wrote was not copied. Asked before the snapshot is released. Only
-    /// evidence counts: changed blocks where they are tracked, and the server's events; where the server does
-    /// not say, nothing is said.
+    /// evidence fails: changed blocks, lost tracking, a start among the server's events, or a server that no
+    /// longer reports starts. One that never reported them passes.
     pub async fn is_unchanged(&self, taken: &Taken) -> Result<()> {
         let context = || format!("VM {}: looking whether it ran since its final snapshot", taken.vm.id);
         let now = self.inventory.fresh(&taken.vm).await.during(context)?;
@@ -80,7 +79,7 @@ impl Vsphere {
                     Err(error) if !is_still_tracked(&now, &disk.mark.disk, id) => {
                         let why = format!(
                             "disk {} is not tracked any more as it was at the final snapshot, so the VM may have run \
-                             since: what was read may not be its last state; look who started it, then go on ({error})",
+                             since: what was read may not be its last state; find out who started it, then go on ({error})",
                             disk.mark.disk
                         );
                         return Err(VsphereError::refused(context(), why));
@@ -102,7 +101,7 @@ impl Vsphere {
         }
         let last_start = self.last_start(&taken.vm).await.during(context)?;
         if last_start == LastStart::Unknown && taken.last_start != LastStart::Unknown {
-            let why = "the server told of the VM's starts before, and does not now: try again";
+            let why = "the server reported when the VM was started before, and does not now: try again";
             return Err(VsphereError::new(Kind::Failed, context(), why));
         }
         if taken.last_start.is_before_a_start(last_start) {
@@ -118,7 +117,7 @@ impl Vsphere {
     pub(super) async fn last_start(&self, vm: &MoRef) -> Result<LastStart> {
         match events::last_start(&self.client, vm).await {
             Ok(Some(key)) => Ok(LastStart::Event(key)),
-            Ok(None) => Ok(LastStart::NoneTold),
+            Ok(None) => Ok(LastStart::NoneReported),
             Err(error) if matches!(error.kind, Kind::Unreachable | Kind::Timeout) => Err(error),
             Err(error) => {
                 tracing::info!(%vm, %error, "the server does not say when the VM was started");

@@ -93,7 +93,7 @@ pub enum LastStart {
     #[default]
     Unknown,
     /// The server has no event of a start.
-    NoneTold,
+    NoneReported,
     /// By the event's key.
     Event(i64),
 }
@@ -103,8 +103,8 @@ impl LastStart {
     /// no start.
     fn is_before_a_start(self, later: Self) -> bool {
         match (self, later) {
-            (Self::Unknown, _) | (_, Self::Unknown | Self::NoneTold) => false,
-            (Self::NoneTold, Self::Event(_)) => true,
+            (Self::Unknown, _) | (_, Self::Unknown | Self::NoneReported) => false,
+            (Self::NoneReported, Self::Event(_)) => true,
             (Self::Event(before), Self::Event(later)) => later > before,
         }
     }
@@ -143,15 +143,15 @@ mod tests {
 
     #[test]
     fn only_an_event_that_came_later_is_a_start() {
-        use LastStart::{Event, NoneTold, Unknown};
-        for (before, later) in [(NoneTold, Event(1)), (Event(1), Event(2))] {
+        use LastStart::{Event, NoneReported, Unknown};
+        for (before, later) in [(NoneReported, Event(1)), (Event(1), Event(2))] {
             assert!(before.is_before_a_start(later), "{before:?} {later:?}");
         }
         for (before, later) in [
             (Unknown, Event(1)),
             (Event(1), Unknown),
-            (Event(1), NoneTold),
-            (NoneTold, NoneTold),
+            (Event(1), NoneReported),
+            (NoneReported, NoneReported),
             (Event(2), Event(2)),
             (Event(2), Event(1)),
         ] {

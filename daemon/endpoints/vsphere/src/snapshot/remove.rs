@@ -18,7 +18,7 @@ use crate::{
     error::{During as _, Kind, Result, VsphereError},
     inventory::{SnapshotNode, Vm},
     soap::MoRef,
-    tracking::{ChangeId, Mark},
+    tracking::{ChangeId, Mark, change_id_now},
     vim::{
         tasks::{self, AtDeadline, Running},
         vm,
@@ -188,21 +188,18 @@ fn are_at_anchors(vm: &Vm, anchors: &[(String, Option<ChangeMark>)]) -> bool {
         let id = Mark::read(anchor.as_ref()?)?.change_id?;
         Some((uuid, id))
     });
-    let is_at = |(uuid, id): (&String, ChangeId)| {
-        let now = vm.disk(uuid).and_then(|disk| disk.backing.change_id.as_ref()?.parse().ok());
-        now == Some(id)
-    };
+    let is_at = |(uuid, id): (&String, ChangeId)| change_id_now(vm, uuid) == Some(id);
     marks.next().is_some_and(is_at) && marks.all(is_at)
 }
 
 /// Whether the server's name of a user is the one of the settings: `DOMAIN\\name` or `name@domain`. The
 /// domain is written in several ways.
-fn same_user(told: &str, ours: &str) -> bool {
+fn same_user(reported: &str, ours: &str) -> bool {
     let name = |user: &str| {
         let user = user.rsplit_once('\\').map_or(user, |(_, name)| name);
         user.split_once('@').map_or(user, |(name, _)| name).to_lowercase()
     };
-    !name(ours).is_empty() && name(told) == name(ours)
+    !name(ours).is_empty() && name(reported) == name(ours)
 }
 
 fn left(deadline: Instant) -> Duration {
@@ -249,11 +246,11 @@ mod tests {
 
     #[test]
     fn a_user_is_known_in_each_way_of_writing_it() {
-        for told in ["VSPHERE.LOCAL\\Warmd", "warmd@vsphere.local", "warmd", "vsphere.local\\warmd"] {
-            assert!(same_user(told, "warmd@vsphere.local"), "{told}");
+        for reported in ["VSPHERE.LOCAL\\Warmd", "warmd@vsphere.local", "warmd", "vsphere.local\\warmd"] {
+            assert!(same_user(reported, "warmd@vsphere.local"), "{reported}");
         }
-        for told in ["VSPHERE.LOCAL\\backup", "", "warmd2@vsphere.local"] {
-            assert!(!same_user(told, "warmd@vsphere.local"), "{told}");
+        for reported in ["VSPHERE.LOCAL\\backup", "", "warmd2@vsphere.local"] {
+            assert!(!same_user(reported, "warmd@vsphere.local"), "{reported}");
         }
         assert!(!same_user("", ""));
     }

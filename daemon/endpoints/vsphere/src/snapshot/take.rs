@@ -28,7 +28,7 @@ pub struct VmSnapshotRequest {
 }
 
 impl VmSnapshotRequest {
-    /// What tells that redo logs without a snapshot are of this migration.
+    /// The evidence that redo logs without a snapshot are of this migration.
     fn evidence(&self) -> RedoLogEvidence<'_> {
         RedoLogEvidence::Anchors(&self.disks)
     }

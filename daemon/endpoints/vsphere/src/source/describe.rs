@@ -165,6 +165,14 @@ fn tools(tools: Tools) -> &'static str {
     }
 }
 
+/// The names of the VM's snapshots that are not warmd's, whose own come and go with the passes; `None`
+/// without any.
+pub(super) fn foreign_snapshots(vm: &Vm) -> Option<String> {
+    let others = tracking::snapshots_of_others(vm, |node| Owner::of(node).is_some());
+    let names: Vec<_> = others.iter().map(|node| format!("{:?}", node.name)).collect();
+    (!names.is_empty()).then(|| names.join(", "))
+}
+
 /// Why a VM with two disks of one backing UUID is not copied.
 pub(super) fn same_uuid(uuid: &str) -> String {
     format!(
@@ -206,13 +214,10 @@ pub(super) fn objections(vm: &Vm, starters: &Starters, settings: &Settings) -> V
             format!("{device}: it is a device of the source's host, and stays behind"),
         );
     }
-    // Those of warmd come and go with the passes.
-    let others = tracking::snapshots_of_others(vm, |node| Owner::of(node).is_some());
-    if !others.is_empty() {
-        let names: Vec<_> = others.iter().map(|snapshot| format!("{:?}", snapshot.name)).collect();
+    if let Some(names) = foreign_snapshots(vm) {
         // What is not known is not off.
         let rule = if vm.power == Some(Power::Off) { Rule::VmHasSnapshots } else { Rule::ForeignSnapshots };
-        object(rule, names.join(", "));
+        object(rule, names);
     }
     if vm.consolidation_needed {
         object(Rule::ConsolidationNeeded, "vSphere says that its disks need consolidation".to_owned());

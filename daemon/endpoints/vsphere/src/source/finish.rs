@@ -8,7 +8,6 @@ use warmd_core::{
 };
 
 use crate::{
-    Owner,
     error::During as _,
     inventory::{Connection, Power, Vm},
     snapshot::pass_privileges,
@@ -18,7 +17,7 @@ use crate::{
 
 use super::{
     VsphereSource,
-    describe::{disk_key, same_uuid},
+    describe::{disk_key, foreign_snapshots, same_uuid},
 };
 
 /// What is done from the stop on, beside a pass.
@@ -60,14 +59,11 @@ fn check(vm: &Vm, disks: &[DiskKey]) -> Result<(), (SourceErrorKind, String)> {
         let why = format!("it waits for an answer to a question, answer it in vSphere: {question:?}");
         return Err((SourceErrorKind::Blocked, why));
     }
-    // Those of warmd end with its passes. A VM that is off and is not tracked is copied with others' there.
-    let others = tracking::snapshots_of_others(vm, |node| Owner::of(node).is_some());
-    if vm.power != Some(Power::Off) && !others.is_empty() {
-        let names: Vec<_> = others.iter().map(|node| format!("{:?}", node.name)).collect();
+    // An untracked VM that is off is copied whole, with snapshots of others too.
+    if let Some(names) = foreign_snapshots(vm).filter(|_| vm.power != Some(Power::Off)) {
         let why = format!(
-            "it has snapshots that are not warmd's ({}), with which its last changes cannot be read: delete them; if they \
-             are a backup's, wait for its end",
-            names.join(", ")
+            "it has snapshots that are not warmd's ({names}), with which its last changes cannot be read: delete them; if \
+             they are a backup's, wait for its end"
         );
         return Err((SourceErrorKind::Blocked, why));
     }

@@ -1,6 +1,6 @@
 //! Which disks can be moved by snapshots, and what to do about the others.
 //!
-//! Rule: each disk is judged separately, and a refusal says what to do.
+//! Rule: each disk is checked separately, and a refusal says what to do.
 
 use crate::inventory::{RawMapping, VirtualDisk};
 

@@ -9,6 +9,8 @@ use std::{fmt, str::FromStr};
 
 use warmd_cbt::mark::ChangeMark;
 
+use crate::inventory::Vm;
+
 /// Where a disk's tracking stands: `52 de c0 … 65 63/81`, an epoch and a number that rises with each
 /// snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +89,11 @@ impl Mark {
             change_id,
         })
     }
+}
+
+/// The change id that the disk with this backing UUID has now, if it is tracked.
+pub fn change_id_now(vm: &Vm, uuid: &str) -> Option<ChangeId> {
+    vm.disk(uuid)?.backing.change_id.as_ref()?.parse().ok()
 }
 
 #[cfg(test)]

@@ -22,6 +22,6 @@ mod switch;
 pub use areas::{Nonsense, Walk};
 pub use disks::{Obstacle, obstacle};
 pub use judge::{Since, TrackedDisk, after_fault, since};
-pub use marks::{ChangeId, Mark};
+pub use marks::{ChangeId, Mark, change_id_now};
 pub use note::{switched_on_for, with_note, without_note};
 pub use switch::{may_switch_on, snapshots_of_others};

@@ -9,7 +9,7 @@ use crate::{
     soap::{Element, MoRef, SoapRequest},
 };
 
-/// What is told when a VM is started, by a person, a schedule or a cluster.
+/// The events of a start, by a person, a schedule or a cluster.
 const STARTS: [&str; 4] =
     ["VmStartingEvent", "VmPoweredOnEvent", "DrsVmPoweredOnEvent", "VmRestartedOnAlternateHostEvent"];
 

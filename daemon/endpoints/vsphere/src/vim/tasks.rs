@@ -156,17 +156,23 @@ fn status(object: &Object) -> Result<TaskStatus> {
     })
 }
 
+/// The task; `None` if the server has forgotten it. One by one: a single one that is gone fails a call for
+/// all.
+async fn known(client: &Client, task: &MoRef) -> Result<Option<Object>> {
+    let wanted = Wanted { kind: "Task", paths: &PATHS };
+    match properties::of_all(client, std::slice::from_ref(task), &[wanted]).await {
+        Ok(mut objects) => Ok(objects.pop()),
+        Err(error) if error.is_gone(task) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// What these tasks are and by whom, whether they have ended or not. Tasks that the server has forgotten are
 /// left out.
 pub async fn recent(client: &Client, tasks: &[MoRef]) -> Result<Vec<Running>> {
-    let wanted = Wanted { kind: "Task", paths: &PATHS };
     let mut found = Vec::new();
     for task in tasks {
-        match properties::of_all(client, std::slice::from_ref(task), &[wanted]).await {
-            Ok(objects) => found.extend(objects.iter().map(what)),
-            Err(error) if error.is_gone(task) => {}
-            Err(error) => return Err(error),
-        }
+        found.extend(known(client, task).await?.as_ref().map(what));
     }
     Ok(found)
 }
@@ -181,18 +187,10 @@ fn what(object: &Object) -> Running {
 
 /// The first of the tasks that has not ended. Tasks that the server has forgotten have.
 pub async fn first_open(client: &Client, tasks: &[MoRef]) -> Result<Option<Running>> {
-    // One by one: a single one that is gone fails a call for all.
     for task in tasks {
-        let wanted = Wanted { kind: "Task", paths: &PATHS };
-        let objects = match properties::of_all(client, std::slice::from_ref(task), &[wanted]).await {
-            Ok(objects) => objects,
-            Err(error) if error.is_gone(task) => continue,
-            Err(error) => return Err(error),
-        };
-        for object in &objects {
-            if let TaskStatus::Open(running) = status(object)? {
-                return Ok(Some(running));
-            }
+        let Some(object) = known(client, task).await? else { continue };
+        if let TaskStatus::Open(running) = status(&object)? {
+            return Ok(Some(running));
         }
     }
     Ok(None)

@@ -174,7 +174,7 @@ async fn a_host_that_lacks_the_vm_for_now_says_nothing_of_the_vm() {
     let vm = vsphere.find("web").await.unwrap();
     let replica = Replica::of(&vm);
     let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
-    let calls = |name: &str| rig.state()["calls"][name].as_u64().unwrap_or_default();
+    let calls = |name: &str| rig.calls(name);
     let (logins, logouts) = (calls("Login"), calls("Logout"));
     let error = vsphere.reader(&taken, &replica.disks[0].0).await.map(drop).unwrap_err();
     assert_eq!(error.kind, warmd_vsphere::Kind::Blocked, "{error}");

@@ -130,6 +130,11 @@ impl Rig {
         self.exchange("GET", "state", "")["machines"][0].clone()
     }
 
+    /// How often a method was called.
+    pub(crate) fn calls(&self, method: &str) -> u64 {
+        self.state()["calls"][method].as_u64().unwrap_or_default()
+    }
+
     pub(crate) fn state(&self) -> Value {
         self.exchange("GET", "state", "")
     }

@@ -159,7 +159,7 @@ async fn a_vm_suspended_meanwhile_is_not_cut_off() {
         async move { vsphere.shut_down(&of, within(0, true)).await }
     });
     let begun = Instant::now();
-    while rig.state()["calls"]["PowerOffVM_Task"].as_u64().unwrap_or_default() == 0 {
+    while rig.calls("PowerOffVM_Task") == 0 {
         assert!(begun.elapsed() < Duration::from_secs(20), "its power is not cut");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -14,7 +14,7 @@ async fn refused(settings: Settings) -> VsphereError {
 }
 
 fn logins(rig: &Rig) -> u64 {
-    rig.state()["calls"]["Login"].as_u64().unwrap_or_default()
+    rig.calls("Login")
 }
 
 #[tokio::test(flavor = "multi_thread")]

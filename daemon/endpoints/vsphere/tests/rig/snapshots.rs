@@ -121,7 +121,7 @@ async fn disks_that_a_removal_left_apart_are_consolidated() {
     let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
     // The removal succeeds, and says that redo logs are left.
     rig.order("consolidation", &json!({"machine": "web", "on": true}));
-    let calls = || rig.state()["calls"]["ConsolidateVMDisks_Task"].as_u64().unwrap_or_default();
+    let calls = || rig.calls("ConsolidateVMDisks_Task");
     assert_eq!(calls(), 0);
     vsphere.release(&taken).await.unwrap();
     assert_eq!(calls(), 1);
@@ -187,7 +187,7 @@ async fn redo_logs_of_a_removal_before_a_crash_are_consolidated() {
     let vsphere = rig.open();
     let vm = vsphere.find("web").await.unwrap();
     let mut replica = Replica::of(&vm);
-    let calls = || rig.state()["calls"]["ConsolidateVMDisks_Task"].as_u64().unwrap_or_default();
+    let calls = || rig.calls("ConsolidateVMDisks_Task");
     let taken = vsphere.take(&replica.request(&vm, false)).await.unwrap();
     replica.draw(&vsphere, &taken).await;
     removed_and_killed(&rig, &vsphere, &taken).await;
