@@ -1,8 +1,8 @@
 //! Accepting clients, from the Unix socket and from TCP, within bounds.
 //!
-//! Rule: a client that is silent, slow or hostile costs a place for a limited time, and others nothing: a
-//! handshake has a deadline, and there are bounds for handshakes, for connections, and for those of one
-//! client.
+//! Rule: a client that is silent, slow or hostile occupies one slot for a limited time and does not delay
+//! others: a handshake has a deadline, and there are bounds for handshakes, for connections, and for those of
+//! one client.
 
 use std::{
     collections::BTreeMap,
@@ -43,7 +43,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Accepted connections, for the server.
 pub(super) type Sender = mpsc::Sender<io::Result<Connection>>;
 
-/// The bounds of one listener: clients of the TCP address take no place of those of the socket.
+/// The bounds of one listener: clients of the TCP address use no slot of those of the socket.
 #[derive(Clone, Debug)]
 pub(super) struct Bounds {
     all: Arc<Semaphore>,
@@ -80,18 +80,6 @@ struct Place {
     client: String,
 }
 
-impl Bounds {
-    /// A place for one more connection of `client`; `None` if it has as many as `most`.
-    fn place(
-        &self,
-        client: String,
-        most: usize,
-        whole: OwnedSemaphorePermit,
-    ) -> Option<(Place, OwnedSemaphorePermit)> {
-        Some((self.clients.place(client, most)?, whole))
-    }
-}
-
 impl Drop for Place {
     fn drop(&mut self) {
         let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -117,22 +105,29 @@ pub(super) async fn from_socket(
             () = shutdown.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                let Some(connection) = local(stream, &bounds, whole) else { continue };
-                if sender.send(Ok(connection)).await.is_err() {
-                    return;
-                }
-            }
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection to the API's socket");
                 sleep(PAUSE).await;
+                continue;
             }
-        }
+        };
+        let (bounds, sender, shutdown) = (bounds.clone(), sender.clone(), shutdown.clone());
+        tokio::spawn(async move {
+            let connection = tokio::select! {
+                () = shutdown.cancelled() => return,
+                connection = local(stream, &bounds, whole) => connection,
+            };
+            if let Some(connection) = connection {
+                // The server is gone: so are its clients.
+                drop(sender.send(Ok(connection)).await);
+            }
+        });
     }
 }
 
-fn local(stream: UnixStream, bounds: &Bounds, whole: OwnedSemaphorePermit) -> Option<Connection> {
+async fn local(stream: UnixStream, bounds: &Bounds, whole: OwnedSemaphorePermit) -> Option<Connection> {
     let cred = match stream.peer_cred() {
         Ok(cred) => cred,
         Err(error) => {
@@ -141,14 +136,21 @@ fn local(stream: UnixStream, bounds: &Bounds, whole: OwnedSemaphorePermit) -> Op
         }
     };
     // root and warmd's own user are not kept from a daemon in trouble.
-    let is_owner = cred.uid() == 0 || cred.uid() == rustix::process::geteuid().as_raw();
-    let place = bounds.place(format!("uid={}", cred.uid()), if is_owner { ALL } else { EACH }, whole);
-    let Some(place) = place else {
+    let most = if peer::is_owner(cred) { ALL } else { EACH };
+    let Some(place) = bounds.clients.place(format!("uid={}", cred.uid()), most) else {
         tracing::warn!(uid = cred.uid(), "a user has too many connections to the API; one is refused");
         return None;
     };
-    let caller = Arc::new(peer::of_socket(cred));
-    Some(Connection { stream: Stream::Unix(stream), caller, expiry: None, _counted: Box::new(place) })
+    // The names of users and groups may come from a directory server that is slow.
+    let caller = match tokio::task::spawn_blocking(move || peer::of_socket(cred)).await {
+        Ok(caller) => Arc::new(caller),
+        Err(error) => {
+            tracing::warn!(%error, "a client of the API's socket is not identified");
+            return None;
+        }
+    };
+    let counted = Box::new((place, whole));
+    Some(Connection { stream: Stream::Unix(stream), caller, expiry: None, _counted: counted })
 }
 
 /// Accepts from the TCP address until `shutdown`.
@@ -209,12 +211,12 @@ async fn greet(
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let certificate = certificate.ok_or("there is no client certificate")?;
     let (caller, valid_for) = peer::of_certificate(certificate, address)?;
-    let client = caller.name.rsplit_once(' ').map_or(caller.name.as_str(), |(name, _)| name).to_owned();
-    let place = bounds.place(client.clone(), EACH_CERTIFICATE, whole);
+    let client = caller.identity.subject().map_or_else(|| caller.name.clone(), |subject| subject.to_string());
+    let place = bounds.clients.place(client.clone(), EACH_CERTIFICATE);
     let place = place.ok_or_else(|| format!("{client} has {EACH_CERTIFICATE} connections already"))?;
     let stream = Stream::Tls(Box::new(stream));
     let expiry = Some(Box::pin(sleep(valid_for)));
-    Ok(Connection { stream, caller: Arc::new(caller), expiry, _counted: Box::new(place) })
+    Ok(Connection { stream, caller: Arc::new(caller), expiry, _counted: Box::new((place, whole)) })
 }
 
 /// Why a handshake failed, and what to do where the client's certificate is the reason.

@@ -31,7 +31,7 @@ pub(super) struct Connection {
     pub(super) caller: Arc<Caller>,
     /// The end of the client's certificate.
     pub(super) expiry: Option<Pin<Box<Sleep>>>,
-    /// Whatever gives back what it counts against.
+    /// Releases its slots when dropped.
     pub(super) _counted: Box<dyn Send + Sync>,
 }
 

@@ -61,8 +61,7 @@ fn make_directory(path: &Path, group: Option<u32>) -> Result<(), ApiError> {
             if is_new && group.is_some() {
                 open_to(directory, group, 0o750)?;
             }
-            judge_directory(directory)?;
-            group.map_or(Ok(()), |group| judge_entry(directory, group))
+            judge_directory(directory, group)
         }
         _ => Ok(()),
     }
@@ -83,32 +82,23 @@ fn group(name: &str) -> Result<u32, ApiError> {
     }
 }
 
-/// Another user who can rename its files could put another socket in place of ours.
-fn judge_directory(directory: &Path) -> Result<(), ApiError> {
+/// Another user who can rename its files could put another socket in place of ours. The group must be able to
+/// come to the socket.
+fn judge_directory(directory: &Path, group: Option<u32>) -> Result<(), ApiError> {
     let meta = fs::metadata(directory).map_err(doing("look at the socket's directory", directory))?;
     let (mode, me, shown) = (meta.mode() & 0o7777, rustix::process::geteuid().as_raw(), directory.display());
     let why = if meta.uid() != me && meta.uid() != 0 {
         format!("it belongs to user {}, and warmd runs as user {me}: chown {me} {shown}", meta.uid())
     } else if mode & 0o022 != 0 && mode & 0o1000 == 0 {
         format!("others can write into it (mode {mode:04o}): chmod go-w {shown}")
+    } else if group.is_some_and(|group| mode & 0o001 == 0 && (meta.gid() != group || mode & 0o010 == 0)) {
+        format!(
+            "the members of `group` cannot enter it (mode {mode:04o}): chmod a+x {shown}, or under systemd \
+             RuntimeDirectoryMode=0711"
+        )
     } else {
         return Ok(());
     };
-    let cause = io::Error::new(io::ErrorKind::PermissionDenied, why);
-    Err(doing("use the socket's directory", directory)(cause))
-}
-
-/// The group must be able to come to the socket.
-fn judge_entry(directory: &Path, group: u32) -> Result<(), ApiError> {
-    let meta = fs::metadata(directory).map_err(doing("look at the socket's directory", directory))?;
-    let (mode, shown) = (meta.mode() & 0o7777, directory.display());
-    if mode & 0o001 != 0 || (meta.gid() == group && mode & 0o010 != 0) {
-        return Ok(());
-    }
-    let why = format!(
-        "the members of `group` cannot enter it (mode {mode:04o}): chmod a+x {shown}, or under systemd \
-         RuntimeDirectoryMode=0711"
-    );
     let cause = io::Error::new(io::ErrorKind::PermissionDenied, why);
     Err(doing("use the socket's directory", directory)(cause))
 }

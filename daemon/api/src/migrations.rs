@@ -1,6 +1,6 @@
 //! The service `Migrations`.
 
-use std::{pin::Pin, sync::Arc};
+use std::pin::Pin;
 
 use futures::Stream;
 use tonic::{Request, Response, Status};
@@ -138,10 +138,11 @@ fn order(message: MigrationsVerifyRequest) -> Result<(String, VerifyOrder), Stat
 
 /// A handler for one request that is accepted now and done later.
 macro_rules! ask {
-    ($control:ident, $request:ident, $what:expr, $response:ident) => {{
+    ($api:ident, $request:ident, $what:expr, $response:ident) => {{
+        let control = $api.control($request.extensions());
         let message = $request.into_inner();
         let (answer, migration) =
-            Self::ask(&$control, &message.migration, $what).await.map_err(|error| status(&error))?;
+            Self::ask(&control, &message.migration, $what).await.map_err(|error| status(&error))?;
         Ok(Response::new($response { answer: answer.into(), migration: Some(migration) }))
     }};
 }
@@ -192,7 +193,7 @@ impl Migrations for ApiServer {
             }
             (None, None) => WatchFilter::All,
         };
-        let watcher = Watcher::new(Arc::clone(&control), changes, scope, message.until_final);
+        let watcher = Watcher::new(control, changes, scope, message.until_final);
         Ok(Response::new(Box::pin(watcher.into_stream(self.shutdown.clone()))))
     }
 
@@ -200,24 +201,21 @@ impl Migrations for ApiServer {
         &self,
         request: Request<MigrationsSyncRequest>,
     ) -> Result<Response<MigrationsSyncResponse>, Status> {
-        let control = self.control(request.extensions());
-        ask!(control, request, request::Request::Sync, MigrationsSyncResponse)
+        ask!(self, request, request::Request::Sync, MigrationsSyncResponse)
     }
 
     async fn pause(
         &self,
         request: Request<MigrationsPauseRequest>,
     ) -> Result<Response<MigrationsPauseResponse>, Status> {
-        let control = self.control(request.extensions());
-        ask!(control, request, request::Request::Pause, MigrationsPauseResponse)
+        ask!(self, request, request::Request::Pause, MigrationsPauseResponse)
     }
 
     async fn resume(
         &self,
         request: Request<MigrationsResumeRequest>,
     ) -> Result<Response<MigrationsResumeResponse>, Status> {
-        let control = self.control(request.extensions());
-        ask!(control, request, request::Request::Resume, MigrationsResumeResponse)
+        ask!(self, request, request::Request::Resume, MigrationsResumeResponse)
     }
 
     async fn cutover(
@@ -235,19 +233,17 @@ impl Migrations for ApiServer {
         &self,
         request: Request<MigrationsRollbackRequest>,
     ) -> Result<Response<MigrationsRollbackResponse>, Status> {
-        let control = self.control(request.extensions());
         if !request.get_ref().accept_loss {
             return Err(invalid("a rollback loses what the target VM wrote: say so with `accept_loss`"));
         }
-        ask!(control, request, request::Request::Rollback, MigrationsRollbackResponse)
+        ask!(self, request, request::Request::Rollback, MigrationsRollbackResponse)
     }
 
     async fn cancel(
         &self,
         request: Request<MigrationsCancelRequest>,
     ) -> Result<Response<MigrationsCancelResponse>, Status> {
-        let control = self.control(request.extensions());
-        ask!(control, request, request::Request::Cancel, MigrationsCancelResponse)
+        ask!(self, request, request::Request::Cancel, MigrationsCancelResponse)
     }
 
     async fn verify(

@@ -12,14 +12,20 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 /// The most groups of a user that count.
 const MOST_GROUPS: usize = 1024;
 
-/// The user at the other end of the Unix socket. The daemon's own user and root may do all.
+/// Whether this is root or the daemon's own user, who may do all.
+pub(super) fn is_owner(cred: UCred) -> bool {
+    let uid = Uid::from_raw(cred.uid());
+    uid.is_root() || uid == Uid::effective()
+}
+
+/// The user at the other end of the Unix socket. Blocks: the host looks up names.
 pub(super) fn of_socket(cred: UCred) -> Caller {
     let uid = Uid::from_raw(cred.uid());
     let name = match cred.pid() {
         Some(pid) => format!("operator uid={uid} pid={pid}"),
         None => format!("operator uid={uid}"),
     };
-    if uid.is_root() || uid == Uid::effective() {
+    if is_owner(cred) {
         return Caller { name, identity: Identity::Owner };
     }
     let user = User::from_uid(uid).ok().flatten().map(|user| user.name);

@@ -54,15 +54,15 @@ pub(super) struct ApiServer {
 
 impl ApiServer {
     /// The port, as the caller of this request may use it. A connection without a caller may do nothing.
-    pub(super) fn control(&self, extensions: &Extensions) -> Arc<Guarded> {
-        let caller = match extensions.get::<Arc<Caller>>() {
-            Some(caller) => Caller::clone(caller),
-            None => Caller {
+    pub(super) fn control(&self, extensions: &Extensions) -> Guarded {
+        let unknown = || {
+            Arc::new(Caller {
                 name: "unknown".to_owned(),
                 identity: access::Identity::User { name: "unknown".to_owned(), groups: Vec::new() },
-            },
+            })
         };
-        Arc::new(Guarded::new(Arc::clone(&self.all), caller))
+        let caller = extensions.get::<Arc<Caller>>().map_or_else(unknown, Arc::clone);
+        Guarded::new(Arc::clone(&self.all), caller)
     }
 }
 

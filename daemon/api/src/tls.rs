@@ -14,7 +14,7 @@ use std::{
 use rustix::fs::Mode;
 use rustls::{
     RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
     server::{VerifierBuilderError, WebPkiClientVerifier},
 };
 
@@ -26,7 +26,7 @@ const HTTP_2: &[u8] = b"h2";
 /// The largest file of certificates or a key, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
-/// What tells that a file was changed or replaced: its time of change, device, inode and size.
+/// What shows that a file was changed or replaced: its time of change, device, inode and size.
 type Stamp = Option<(SystemTime, u64, u64, u64)>;
 type Stamps = [Stamp; 4];
 
@@ -101,25 +101,26 @@ fn settings(files: &TlsFiles) -> Result<Arc<ServerConfig>, ApiError> {
         .and_then(|builder| builder.with_client_cert_verifier(verifier).with_single_cert(certificate, key))
         .map_err(|error| unusable("use the certificate in", &files.certificate, error))?;
     settings.alpn_protocols = vec![HTTP_2.to_vec()];
-    // Without resumed sessions each connection's certificate is judged, also by what was revoked meanwhile.
+    // Without resumed sessions each connection's certificate is checked, also against the
+    // current revocation list.
     settings.send_tls13_tickets = 0;
     Ok(Arc::new(settings))
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ApiError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
-    let found = found.map_err(|error| unusable("read the certificates in", path, error))?;
-    if found.is_empty() {
-        return Err(unusable("read the certificates in", path, "there is no `CERTIFICATE` in it (PEM)"));
-    }
-    Ok(found)
+    items(path, "read the certificates in", "CERTIFICATE")
 }
 
 fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, ApiError> {
-    let found: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(&read(path)?).collect();
-    let found = found.map_err(|error| unusable("read the revoked certificates in", path, error))?;
+    items(path, "read the revoked certificates in", "X509 CRL")
+}
+
+/// What stands under this label in a PEM file; at least one.
+fn items<T: PemObject>(path: &Path, what: &str, label: &str) -> Result<Vec<T>, ApiError> {
+    let found: Result<Vec<_>, _> = T::pem_slice_iter(&read(path)?).collect();
+    let found = found.map_err(|error| unusable(what, path, error))?;
     if found.is_empty() {
-        return Err(unusable("read the revoked certificates in", path, "there is no `X509 CRL` in it (PEM)"));
+        return Err(unusable(what, path, format!("there is no `{label}` in it (PEM)")));
     }
     Ok(found)
 }

@@ -6,7 +6,6 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::Arc,
     time::Duration,
 };
 
@@ -49,7 +48,7 @@ impl WatchFilter {
 
 /// One reader's position in the changes.
 pub(super) struct Watcher {
-    control: Arc<Guarded>,
+    control: Guarded,
     changes: Receiver<MigrationView>,
     scope: WatchFilter,
     until_final: bool,
@@ -66,7 +65,7 @@ pub(super) struct Watcher {
 impl Watcher {
     /// A reader of `changes`, which must have been opened before now.
     pub(super) fn new(
-        control: Arc<Guarded>,
+        control: Guarded,
         changes: Receiver<MigrationView>,
         scope: WatchFilter,
         until_final: bool,
@@ -121,30 +120,27 @@ impl Watcher {
                 return None;
             }
             let change = tokio::select! {
-                change = self.changes.recv() => change,
-                () = sleep_until(silence) => {
-                    if let Err(error) = self.control.may_look() {
-                        self.ended = true;
-                        return Some(Err(status(&error)));
-                    }
-                    let kind = WatchKind::Keepalive.into();
-                    return Some(Ok(MigrationsWatchResponse { kind, migration: None }));
-                }
+                change = self.changes.recv() => Some(change),
+                () = sleep_until(silence) => None,
             };
             if let Err(error) = self.control.may_look() {
                 self.ended = true;
                 return Some(Err(status(&error)));
             }
             match change {
-                Ok(view) if self.scope.holds(&view) && self.control.sees(&view.plan) => {
+                None => {
+                    let kind = WatchKind::Keepalive.into();
+                    return Some(Ok(MigrationsWatchResponse { kind, migration: None }));
+                }
+                Some(Ok(view)) if self.scope.holds(&view) && self.control.sees(&view.plan) => {
                     return Some(Ok(self.response(WatchKind::Change, view)));
                 }
-                Ok(_) => {}
-                Err(RecvError::Lagged(missed)) => {
+                Some(Ok(_)) => {}
+                Some(Err(RecvError::Lagged(missed))) => {
                     tracing::debug!(missed, "a watcher is slow; it gets the present state again");
                     self.stale = true;
                 }
-                Err(RecvError::Closed) => self.ended = true,
+                Some(Err(RecvError::Closed)) => self.ended = true,
             }
         }
     }

@@ -40,7 +40,7 @@ pub(super) enum AccessCommand {
         #[arg(long = "plans", value_name = "GLOB")]
         plans: Vec<String>,
     },
-    /// Take the role of a certificate, a user or a group; takes effect with the next request
+    /// Remove the role of a certificate, a user or a group; takes effect with the next request
     Revoke { subject: Subject },
 }
 

@@ -22,7 +22,7 @@ use warmd_proto::v1::{
 
 use super::{
     address::{DaemonAddress, SocketAddress, TlsAddress},
-    failure::{CliFailure, Exit},
+    failure::{CliFailure, Exit, root_cause},
     tls,
 };
 
@@ -117,7 +117,7 @@ async fn to_address(to: &TlsAddress) -> Result<Channel, CliFailure> {
         }
     });
     Endpoint::from_static("http://warmd").connect_with_connector(connector).await.map_err(|error| {
-        let (_, text) = root_cause(&error);
+        let text = root_cause(&error);
         CliFailure::new(Exit::Unreachable, format!("cannot reach the daemon at {shown}: {text}"))
     })
 }
@@ -126,21 +126,14 @@ async fn open(path: PathBuf) -> io::Result<TokioIo<UnixStream>> {
     UnixStream::connect(path).await.map(TokioIo::new)
 }
 
-/// The deepest cause: its kind, if it is one of the system, and its text.
-fn root_cause(error: &(dyn Error + 'static)) -> (Option<io::ErrorKind>, String) {
-    let mut cause = Some(error);
-    let mut kind = None;
-    let mut text = error.to_string();
-    while let Some(error) = cause {
-        text = error.to_string();
-        kind = error.downcast_ref::<io::Error>().map(io::Error::kind).or(kind);
-        cause = error.source();
-    }
-    (kind, text)
+/// The kind of the deepest cause that is one of the system.
+fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    causes.filter_map(|error| error.downcast_ref::<io::Error>()).last().map(io::Error::kind)
 }
 
 fn unreachable(socket: &Path, error: &(dyn Error + 'static)) -> CliFailure {
-    let (kind, text) = root_cause(error);
+    let (kind, text) = (io_kind(error), root_cause(error));
     let path = socket.display();
     let message = match kind {
         Some(io::ErrorKind::NotFound) => format!(

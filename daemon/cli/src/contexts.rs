@@ -95,18 +95,17 @@ pub(super) struct ChosenDaemon {
 
 impl ChosenDaemon {
     pub(super) fn of(matches: &ArgMatches) -> Self {
-        let from = |name: &str, wanted| matches.value_source(name) == Some(wanted);
-        let socket =
-            |wanted| matches.get_one::<PathBuf>("socket").filter(|_| from("socket", wanted)).cloned();
-        let context =
-            |wanted| matches.get_one::<String>("context").filter(|_| from("context", wanted)).cloned();
         Self {
-            socket: socket(ValueSource::CommandLine),
-            context: context(ValueSource::CommandLine),
-            usual_socket: socket(ValueSource::EnvVariable),
-            usual_context: context(ValueSource::EnvVariable),
+            socket: given(matches, "socket", ValueSource::CommandLine),
+            context: given(matches, "context", ValueSource::CommandLine),
+            usual_socket: given(matches, "socket", ValueSource::EnvVariable),
+            usual_context: given(matches, "context", ValueSource::EnvVariable),
         }
     }
+}
+
+fn given<T: Clone + Send + Sync + 'static>(matches: &ArgMatches, name: &str, by: ValueSource) -> Option<T> {
+    matches.get_one::<T>(name).filter(|_| matches.value_source(name) == Some(by)).cloned()
 }
 
 /// The daemon that a command is for: what the command line names, else the environment, else the context in
@@ -123,16 +122,11 @@ pub(super) fn resolve(chosen: &ChosenDaemon) -> Result<DaemonAddress, CliFailure
             None => chosen.usual_context.as_ref(),
         },
     };
-    let path = file();
-    let mut known = match &path {
-        Some(path) => read(path)?,
-        None => Contexts::default(),
-    };
-    let Some(name) = context.cloned().or(known.current.take()) else {
+    let known = file().map_or_else(|| Ok(Contexts::default()), |path| read(&path))?;
+    let Some(name) = context.or(known.current.as_ref()) else {
         return Ok(DaemonAddress::socket(DEFAULT_SOCKET));
     };
-    let names = names(&known);
-    known.contexts.remove(&name).ok_or_else(|| unknown(&name, &names))
+    known.contexts.get(name).cloned().ok_or_else(|| unknown(name, &known))
 }
 
 /// Where warmd listens if its configuration says nothing else.
@@ -142,7 +136,7 @@ pub(super) fn run(chosen: ChosenDaemon, out: &Out, command: ContextCommand) -> R
     let path = file().ok_or_else(|| {
         CliFailure::new(
             Exit::Usage,
-            "neither XDG_CONFIG_HOME nor HOME is set: there is no place for contexts",
+            "set HOME or XDG_CONFIG_HOME: warmctl keeps its contexts in a file there",
         )
     })?;
     let mut known = read(&path)?;
@@ -162,13 +156,13 @@ pub(super) fn run(chosen: ChosenDaemon, out: &Out, command: ContextCommand) -> R
         }
         ContextCommand::Use { name } => {
             if !known.contexts.contains_key(&name) {
-                return Err(unknown(&name, &names(&known)));
+                return Err(unknown(&name, &known));
             }
             known.current = Some(name);
         }
         ContextCommand::Remove { name } => {
             if known.contexts.remove(&name).is_none() {
-                return Err(unknown(&name, &names(&known)));
+                return Err(unknown(&name, &known));
             }
             known.current.take_if(|current| *current == name);
         }
@@ -243,8 +237,8 @@ fn names(known: &Contexts) -> String {
     }
 }
 
-fn unknown(name: &str, names: &str) -> CliFailure {
-    CliFailure::new(Exit::NotFound, format!("no context {name:?}; {names}"))
+fn unknown(name: &str, known: &Contexts) -> CliFailure {
+    CliFailure::new(Exit::NotFound, format!("no context {name:?}; {}", names(known)))
 }
 
 fn file() -> Option<PathBuf> {

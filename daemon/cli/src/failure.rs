@@ -116,7 +116,8 @@ impl From<Status> for CliFailure {
     }
 }
 
-fn root_cause(error: &(dyn Error + 'static)) -> String {
+/// The text of the deepest cause.
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;

@@ -229,7 +229,7 @@ fn each_call_of_the_api_has_its_roles() {
 #[tokio::test]
 async fn call_is_allowed_to_its_roles_alone() {
     let remote = Remote::start().await;
-    let mut callers = vec![(None, remote.channel("nobody").await)];
+    let mut callers = vec![(None, remote.channel("stranger").await)];
     for role in Role::ALL {
         remote.grant(role.name(), role, &[]).await;
         callers.push((Some(role), remote.channel(role.name()).await));

@@ -132,7 +132,7 @@ pub trait Control: Send + Sync {
         plans: Vec<String>,
         by: &str,
     ) -> Result<Grant, ControlError>;
-    /// Takes a subject's role: whether it had one.
+    /// Removes a subject's role. Returns whether it had one.
     async fn revoke(&self, subject: &Subject, by: &str) -> Result<bool, ControlError>;
     /// The journal of one migration or of all: at most `limit` lines, the last ones, or the first ones after
     /// a cursor.

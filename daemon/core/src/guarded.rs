@@ -17,7 +17,7 @@ use crate::{
         access::{Caller, Grant, Right, Role, Scope, Subject, allow},
         group::GroupView,
         id::MigrationId,
-        limit::{LimitChange, LimitView},
+        limit::{LimitChange, LimitView, ScopeName},
         machine::Inventory,
         plan::Plan,
         quota::QuotaView,
@@ -34,12 +34,12 @@ use crate::{
 #[expect(missing_debug_implementations, reason = "the port has no debug form")]
 pub struct Guarded {
     inner: Arc<dyn Control>,
-    caller: Caller,
+    caller: Arc<Caller>,
 }
 
 impl Guarded {
     /// `inner`, as `caller` may use it.
-    pub fn new(inner: Arc<dyn Control>, caller: Caller) -> Self {
+    pub fn new(inner: Arc<dyn Control>, caller: Arc<Caller>) -> Self {
         Self { inner, caller }
     }
 
@@ -80,24 +80,25 @@ impl Guarded {
 
     /// Asks for a right to the migration's plan.
     async fn may_migration(&self, right: Right, id: MigrationId) -> Result<(), ControlError> {
-        // Who may do it to all need not be told whether there is one.
+        // A caller with the right to all plans needs no look-up: the operation reports a missing migration.
         if self.has(right, Scope::Whole) {
             return Ok(());
         }
         let view = self.migration(&id.to_string()).await?;
         // A key finds a VM of that name before an id.
         if view.id != id {
-            return Err(
-                self.forbidden(format!("a VM is named like migration {id}: nothing is done to either"))
-            );
+            return Err(self.forbidden(format!(
+                "a VM has the id of migration {id} as its name: rename that VM, or use a role for all plans"
+            )));
         }
         self.may(right, Scope::Plan(&view.plan))
     }
 
     /// Asks for the right to change a limit's scope: that of a migration belongs to its plan.
     async fn may_limit(&self, scope: &str) -> Result<(), ControlError> {
-        let key = scope.strip_prefix("migration/").and_then(|rest| rest.split('/').next());
-        let Some(key) = key else { return self.may(Right::Operate, Scope::Whole) };
+        let Some(ScopeName::Migration(key, _)) = ScopeName::parse(scope) else {
+            return self.may(Right::Operate, Scope::Whole);
+        };
         self.may(Right::Operate, Scope::Common)?;
         if self.has(Right::Operate, Scope::Whole) {
             return Ok(());
@@ -159,7 +160,7 @@ impl Control for Guarded {
         self.inner.check_target(name).await
     }
 
-    // A plan names places and files that its checks look at.
+    // A plan names locations and files that its checks look at.
     async fn validate_plan(&self, plan: &Plan) -> Result<Vec<Finding>, ControlError> {
         self.may(Right::Plan, Scope::Plan(&plan.name))?;
         self.inner.validate_plan(plan).await

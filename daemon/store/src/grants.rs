@@ -129,7 +129,7 @@ mod tests {
         drop(raw);
 
         let store = Store::open(dir.path()).unwrap();
-        assert_eq!(store.grants().await.unwrap().grants, [], "an upgrade gives nobody a role");
+        assert_eq!(store.grants().await.unwrap().grants, [], "an upgrade grants no role");
         store.save_grant(grant(Role::Operator), line()).await.unwrap();
         let page = store.events(None, None, 10).await.unwrap();
         let texts: Vec<_> = page.lines.iter().map(|line| line.text.as_str()).collect();

@@ -175,8 +175,8 @@ impl Identity {
         }
     }
 
-    /// The subject to name in a grant.
-    fn subject(&self) -> Option<Subject> {
+    /// The subject to name in a grant; none for the owner, who needs none.
+    pub fn subject(&self) -> Option<Subject> {
         match self {
             Self::Owner => None,
             Self::User { name, .. } => Some(Subject::User(name.clone())),
