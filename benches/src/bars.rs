@@ -87,19 +87,14 @@ pub fn of(case: &Case, rows: &[Row], blake3: f64) -> Vec<Bar> {
             }
         }
         CaseWork::Delta { shape, percent } => {
-            if shape == Shape::Blocks && percent == 1 && case.brake.read_delay_ms > 0 {
-                for one in [Peer::CdiLoop, Peer::MigratekitLoop].into_iter().filter_map(row) {
-                    bars.push(bar(
-                        &format!("speed against {}", one.peer),
-                        one.ratio,
-                        BarLimit::AtLeast(10.0),
-                    ));
-                }
-            }
-            if case.over == Over::Vddk && case.brake.read_delay_ms == 0 {
-                for one in [Peer::CdiLoop, Peer::MigratekitLoop].into_iter().filter_map(row) {
-                    bars.push(bar(&format!("speed against {}", one.peer), one.ratio, BarLimit::AtLeast(1.0)));
-                }
+            let least = if case.brake.read_delay_ms > 0 {
+                (shape == Shape::Blocks && percent == 1).then_some(10.0)
+            } else {
+                (case.over == Over::Vddk).then_some(1.0)
+            };
+            let peers = [Peer::CdiLoop, Peer::MigratekitLoop].into_iter().filter_map(row);
+            for (one, least) in peers.filter_map(|one| Some((one, least?))) {
+                bars.push(bar(&format!("speed against {}", one.peer), one.ratio, BarLimit::AtLeast(least)));
             }
             if let Some(any) = rows.first() {
                 let read = any.bytes_read as f64;

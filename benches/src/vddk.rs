@@ -41,14 +41,16 @@ impl VddkSource {
     pub fn serve(&self, disk: usize, socket: PathBuf) -> Result<Server> {
         let place = |key: &str| self.rig.place(key);
         let known = |value: &Value| value.as_str().map(str::to_owned).context("the rig does not say it");
+        let address = place("address")?;
+        let (host, port) = address.rsplit_once(':').context("the rig's address has no port")?;
         let words = [
             "--readonly".to_owned(),
             "--filter=retry".to_owned(),
             "--filter=cacheextents".to_owned(),
             place("plugin")?.to_owned(),
             format!("libdir={}", place("libdir")?),
-            format!("server={}", place("address")?.split(':').next().unwrap_or_default()),
-            format!("port={}", place("address")?.rsplit(':').next().unwrap_or_default()),
+            format!("server={host}"),
+            format!("port={port}"),
             format!("user={}", place("user")?),
             format!("password=+{}", place("password_file")?),
             format!("thumbprint={}", place("thumbprint_sha1")?),

@@ -2,13 +2,34 @@
 
 use std::{
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, ExitCode, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::{Console, Warmctl, daemon::program, wait_until};
+use crate::{Console, TestDir, Warmctl, daemon::program, interrupt, wait_until};
+
+/// Runs a demonstration in a directory of its own, which stays if it fails.
+pub fn run(name: &str, demo: fn(&TestDir) -> Result<()>) -> ExitCode {
+    let in_directory = || {
+        interrupt::catch()?;
+        let dir = TestDir::new()?;
+        let result = demo(&dir);
+        if result.is_err() && interrupt::check().is_ok() {
+            let kept = dir.keep();
+            eprintln!("\n{name}: what it left is in {} (logs: *.log)", kept.display());
+        }
+        result
+    };
+    match in_directory() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\n{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
 /// A headline.
 pub fn say(text: &str) {
@@ -45,4 +66,21 @@ pub fn target_console(volumes: &Path, deadline: Duration) -> Result<Console> {
         Ok(None)
     })?;
     Ok(Console::new(found))
+}
+
+/// Checks the log that the target's guest found: complete up to a record, and the last one that the source
+/// acknowledged is in it. Returns the guest's last record.
+pub fn check_log(console: &Console, last: u64, deadline: Duration) -> Result<u64> {
+    let boot = console.wait_for_boot(1, deadline)?;
+    let found = boot.log.context("the target guest did not look at its log")?;
+    let found = found.map_err(|bad| anyhow::anyhow!("the log on the target is broken: {bad}"))?;
+    ensure!(found >= last, "the target's log ends at {found}, and {last} was acknowledged: records are LOST");
+    Ok(found)
+}
+
+/// Waits until the migration of `vm` is synced.
+pub fn wait_synced(ctl: &Warmctl, vm: &str, deadline: Duration) -> Result<()> {
+    ctl.wait_for("the migration to be synced", &["migration", "show", vm], deadline, |view| {
+        (view["state"] == "synced").then_some(())
+    })
 }

@@ -133,6 +133,16 @@ pub fn vmware_kit(name: &str) -> Result<PathBuf> {
     Ok(kit)
 }
 
+/// The variables that make libguestfs use the appliance of the set-up.
+pub fn appliance() -> Result<Vec<(String, String)>> {
+    let path = vmware_kit("appliance")?.to_string_lossy().into_owned();
+    Ok(vec![
+        ("LIBGUESTFS_PATH".to_owned(), path),
+        // /dev/kvm may be there and useless.
+        ("LIBGUESTFS_BACKEND_SETTINGS".to_owned(), "force_tcg".to_owned()),
+    ])
+}
+
 /// A defined domain. It ends with its [`Libvirtd`].
 #[derive(Debug)]
 pub struct Guest {

@@ -13,7 +13,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
-    Console, Daemon, Guest, GuestSpec, Libvirtd, TestDir, Warmctl, guest::BOOT, tool::ToolOutput, wait_until,
+    Console, Daemon, Guest, GuestSpec, Libvirtd, TestDir, Warmctl,
+    demonstration::{check_log, target_console},
+    guest::BOOT,
+    tool::ToolOutput,
+    wait_until,
 };
 
 /// Longest time that any operation on a test's disks may take, on a busy machine.
@@ -290,23 +294,21 @@ impl Rig {
         }
         ensure!(disks.len() == self.guest.disks.len(), "the result is of {} disks", disks.len());
         let console = self.target_console()?;
-        let boot = console.wait_for_boot(1, BOOT)?;
-        let found = boot.log.context("the target guest did not look at its log")?;
-        let found = found.map_err(|bad| anyhow::anyhow!("the log on the target is broken: {bad}"))?;
-        ensure!(found >= last, "the target's log ends at {found}, and {last} was acknowledged");
+        check_log(&console, last, BOOT)?;
         self.assert_one_runs()
     }
 
     pub fn target_console(&self) -> Result<Console> {
-        wait_until("the target guest's console", BOOT, || {
-            for entry in std::fs::read_dir(&self.volumes)? {
-                let log = entry?.path().join("console.log");
-                if log.exists() {
-                    return Ok(Some(Console::new(log)));
-                }
-            }
-            Ok(None)
-        })
+        target_console(&self.volumes, BOOT)
+    }
+
+    /// Checks that no disk of the target has overlays left.
+    pub fn assert_no_overlays(&self) -> Result<()> {
+        for disk in self.locations()? {
+            let left = disk.parent().context("no folder")?.join("conversion");
+            ensure!(!left.exists(), "{} was left", left.display());
+        }
+        Ok(())
     }
 }
 

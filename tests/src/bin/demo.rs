@@ -10,32 +10,14 @@ use std::{path::Path, process::ExitCode, time::Duration};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use warmd_tests::{
-    Daemon, Guest, GuestSpec, Libvirtd, TestDir, Warmctl,
-    demonstration::{say, show, target_console},
-    interrupt,
+    Daemon, Guest, GuestSpec, Libvirtd, TestDir,
+    demonstration::{self, check_log, say, show, target_console, wait_synced},
 };
 
 const MINUTE: Duration = Duration::from_mins(1);
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\ndemo: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<()> {
-    interrupt::catch()?;
-    let dir = TestDir::new()?;
-    let result = demo(&dir);
-    if result.is_err() && interrupt::check().is_ok() {
-        let kept = dir.keep();
-        eprintln!("\ndemo: what it left is in {} (logs: *.log)", kept.display());
-    }
-    result
+    demonstration::run("demo", demo)
 }
 
 fn demo(dir: &TestDir) -> Result<()> {
@@ -64,7 +46,7 @@ fn demo(dir: &TestDir) -> Result<()> {
     std::fs::write(&plan, PLAN)?;
     print!("{PLAN}");
     show(&ctl, 10 * MINUTE, &["plan", "apply", "-f", &plan.to_string_lossy()])?;
-    wait_synced(&ctl)?;
+    wait_synced(&ctl, "shop", 5 * MINUTE)?;
     show(&ctl, 10 * MINUTE, &["migration", "list"])?;
 
     say("two deltas, while the guest goes on writing");
@@ -82,10 +64,7 @@ fn demo(dir: &TestDir) -> Result<()> {
 
     say("the target guest, booted from the copied disks");
     let console = target_console(&volumes, MINUTE)?;
-    let boot = console.wait_for_boot(1, 3 * MINUTE)?;
-    let found = boot.log.clone().context("the target guest did not look at its log")?;
-    let found = found.map_err(|bad| anyhow::anyhow!("the log on the target is broken: {bad}"))?;
-    ensure!(found >= last, "the target's log ends at {found}, and {last} was acknowledged: records are LOST");
+    let found = check_log(&console, last, 3 * MINUTE)?;
     println!("its log is complete up to record {found}: nothing that was acknowledged is lost");
     let on = console.wait_for_acked(found + 10, 3 * MINUTE)?;
     println!("it goes on counting: record {on} is acknowledged by the target guest");
@@ -131,10 +110,4 @@ fn config(dir: &TestDir, old: &Libvirtd, new: &Libvirtd, volumes: &Path) -> Stri
         new.uri(),
         volumes.display()
     )
-}
-
-fn wait_synced(ctl: &Warmctl) -> Result<()> {
-    ctl.wait_for("the full pass to end", &["migration", "show", "shop"], 5 * MINUTE, |view| {
-        (view["state"] == "synced").then_some(())
-    })
 }

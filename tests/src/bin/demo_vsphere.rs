@@ -14,10 +14,10 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use warmd_tests::{
-    Console, Daemon, Libvirtd, TestDir, VsphereRig, Warmctl,
-    demonstration::{say, show, target_console},
-    guest::vmware_kit,
-    interrupt, tool,
+    Console, Daemon, Libvirtd, TestDir, VsphereRig,
+    demonstration::{self, check_log, say, show, target_console, wait_synced},
+    guest::{appliance, vmware_kit},
+    tool,
 };
 
 /// For each step: without KVM a conversion takes minutes.
@@ -25,24 +25,7 @@ const LONG: Duration = Duration::from_mins(25);
 const MAC: &str = "00:50:56:77:61:01";
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\ndemo-vsphere: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<()> {
-    interrupt::catch()?;
-    let dir = TestDir::new()?;
-    let result = demo(&dir);
-    if result.is_err() && interrupt::check().is_ok() {
-        let kept = dir.keep();
-        eprintln!("\ndemo-vsphere: what it left is in {} (logs: *.log)", kept.display());
-    }
-    result
+    demonstration::run("demo-vsphere", demo)
 }
 
 /// The VM, as the simulator describes machines.
@@ -74,11 +57,7 @@ fn demo(dir: &TestDir) -> Result<()> {
     let volumes = dir.join("volumes");
     fs::create_dir(&volumes)?;
     let config = config(dir, &vcenter, &new, &volumes)?;
-    let env = vec![
-        ("LIBGUESTFS_PATH".to_owned(), vmware_kit("appliance")?.to_string_lossy().into_owned()),
-        ("LIBGUESTFS_BACKEND_SETTINGS".to_owned(), "force_tcg".to_owned()),
-    ];
-    let mut daemon = Daemon::configure(dir, dir.join("warmd.sock"), &config)?.with_env(env);
+    let mut daemon = Daemon::configure(dir, dir.join("warmd.sock"), &config)?.with_env(appliance()?);
     daemon.start()?;
     let ctl = daemon.ctl();
     show(&ctl, LONG, &["source", "vms", "old"])?;
@@ -88,7 +67,7 @@ fn demo(dir: &TestDir) -> Result<()> {
     fs::write(&plan, PLAN)?;
     print!("{PLAN}");
     show(&ctl, LONG, &["plan", "apply", "-f", &plan.to_string_lossy()])?;
-    wait_for(&ctl, "synced")?;
+    wait_synced(&ctl, "shop", LONG)?;
     show(&ctl, LONG, &["migration", "show", "shop"])?;
     let journal = ctl.text(&["events", "--wide", "shop"])?;
     let read = journal.lines().find(|line| line.contains("no virtio in its initramfs"));
@@ -109,10 +88,7 @@ fn demo(dir: &TestDir) -> Result<()> {
 
     say("the target guest, booted from the converted disk");
     let console = target_console(&volumes, LONG)?;
-    let boot = console.wait_for_boot(1, LONG)?;
-    let found = boot.log.context("the target guest did not look at its log")?;
-    let found = found.map_err(|bad| anyhow::anyhow!("the log on the target is broken: {bad}"))?;
-    ensure!(found >= last, "the target's log ends at {found}, and {last} was acknowledged: records are LOST");
+    let found = check_log(&console, last, LONG)?;
     print_guest(&console)?;
     let text = console.text()?;
     ensure!(text.contains("driver=virtio_net") && text.contains("root=/dev/vda1"), "it is not on virtio");
@@ -177,10 +153,4 @@ fn config(dir: &TestDir, vcenter: &VsphereRig, new: &Libvirtd, volumes: &Path) -
         new.uri(),
         volumes.display()
     ))
-}
-
-fn wait_for(ctl: &Warmctl, state: &str) -> Result<()> {
-    ctl.wait_for(&format!("the migration to be {state}"), &["migration", "show", "shop"], LONG, |view| {
-        (view["state"] == state).then_some(())
-    })
 }

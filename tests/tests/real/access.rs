@@ -297,7 +297,7 @@ fn grant_outlives_the_daemon_and_covers_its_plans_alone() {
         user.fails(&["plan", "apply", "-f", &plan("db", "")?], 5, "not for the plan db, only for web-*")?;
         let hook = "[[hooks]]\nphase = \"stop-source\"\nwhen = \"before\"\ncommand = [\"/bin/true\"]\n";
         user.fails(&["plan", "apply", "-f", &plan("web-1", hook)?], 5, "the plan runs `/bin/true`")?;
-        // The source is away: the plan is judged, and refused for that reason alone.
+        // The source cannot be reached: the plan is checked, and refused for that reason alone.
         let out = user.outcome(&["plan", "apply", "-f", &plan("web-1", "")?])?;
         ensure!(out.code != Some(0) && !out.stderr.contains("role"), "{}", out.stderr);
         user.fails(&["events"], 5, "this is about all plans")?;
@@ -362,22 +362,22 @@ fn member_of_the_sockets_group_has_the_role_that_was_granted() {
         daemon.start()?;
         let warmctl = open.path().join("warmctl");
         fs::copy(program("warmctl")?, &warmctl)?;
-        let nobody = |args: &[&str]| {
+        let as_other_user = |args: &[&str]| {
             let mut command = Command::new("setpriv");
             command.args(["--reuid=nobody", "--regid=nogroup", "--init-groups"]).arg(&warmctl);
             command.arg("--socket").arg(&socket).args(args).current_dir(Path::new("/"));
             tool::outcome(&mut command, DEADLINE)
         };
-        let refused = nobody(&["target", "list"])?;
+        let refused = as_other_user(&["target", "list"])?;
         ensure!(refused.code == Some(5) && refused.stdout.is_empty(), "{refused:?}");
-        let refused = nobody(&["plan", "list"])?;
+        let refused = as_other_user(&["plan", "list"])?;
         ensure!(
             refused.code == Some(5) && refused.stderr.contains("user:nobody has no role"),
             "{}",
             refused.stderr
         );
         daemon.ctl().text(&["access", "grant", "group:nogroup", "--role", "viewer"])?;
-        let seen = nobody(&["target", "list"])?;
+        let seen = as_other_user(&["target", "list"])?;
         ensure!(seen.code == Some(0) && seen.stdout.contains("new"), "{}{}", seen.stdout, seen.stderr);
         Ok(())
     });

@@ -15,7 +15,12 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use warmd_tests::{GuestSpec, Rig, RigSpec, daemon::program, guest::vmware_kit, run, wait_until};
+use warmd_tests::{
+    GuestSpec, Rig, RigSpec,
+    daemon::program,
+    guest::{appliance, vmware_kit},
+    run, wait_until,
+};
 
 /// The longest time of a boot of the real guest, of its conversion, and of the whole cutover.
 const LONG: Duration = Duration::from_mins(25);
@@ -96,10 +101,10 @@ fn a_virt_v2v_that_fails_costs_no_copy_and_the_next_one_moves() {
         fs::write(tools.join("old"), "")?;
         let plan = rig.plan.to_string_lossy().into_owned();
         let refused = rig.ctl().outcome(&["plan", "apply", "-f", &plan], Duration::from_mins(1))?;
-        let told = refused.stdout + &refused.stderr;
+        let said = refused.stdout + &refused.stderr;
         ensure!(refused.code != Some(0), "an old virt-v2v is accepted");
-        ensure!(told.contains("conversion-missing") && told.contains("1.44 is too old"), "it says {told}");
-        ensure!(told.contains("apt-get install virt-v2v"), "what to install is not said: {told}");
+        ensure!(said.contains("conversion-missing") && said.contains("1.44 is too old"), "it says {said}");
+        ensure!(said.contains("apt-get install virt-v2v"), "what to install is not said: {said}");
         fs::remove_file(tools.join("old"))?;
 
         // What the inspection finds prevents a cutover, and is a pre-flight finding from then on.
@@ -113,12 +118,12 @@ fn a_virt_v2v_that_fails_costs_no_copy_and_the_next_one_moves() {
         );
         // Inspected while the source runs: nothing of it is left, and nothing is converted.
         ensure!(!tools.join("arguments").exists(), "virt-v2v ran before the cutover");
-        assert_nothing_left(&rig)?;
-        let judged = rig.ctl().outcome(&["plan", "validate", "-f", &plan], Duration::from_mins(1))?;
+        rig.assert_no_overlays()?;
+        let validated = rig.ctl().outcome(&["plan", "validate", "-f", &plan], Duration::from_mins(1))?;
         ensure!(
-            judged.code != Some(0) && judged.stdout.contains("guest-not-convertible"),
+            validated.code != Some(0) && validated.stdout.contains("guest-not-convertible"),
             "{}",
-            judged.stdout
+            validated.stdout
         );
         let out = rig.try_verb("cutover", &[])?;
         ensure!(out.code == Some(1), "the cutover ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
@@ -139,7 +144,7 @@ fn a_virt_v2v_that_fails_costs_no_copy_and_the_next_one_moves() {
         ensure!(out.stderr.contains("no installed kernel packages were found"), "no reason: {}", out.stderr);
         rig.wait_for("synced")?;
         ensure!(rig.guest.state(&rig.old)? == "running", "the source is not on again");
-        assert_nothing_left(&rig)?;
+        rig.assert_no_overlays()?;
         // The replica takes deltas: the next one copies what the guest wrote, and not everything.
         let before = rig.passes()?.len();
         let acked = rig.guest.console.acked()?;
@@ -154,7 +159,7 @@ fn a_virt_v2v_that_fails_costs_no_copy_and_the_next_one_moves() {
         fs::remove_file(tools.join("fails"))?;
         rig.verb("cutover")?;
         rig.assert_moved()?;
-        assert_nothing_left(&rig)?;
+        rig.assert_no_overlays()?;
         let arguments = fs::read_to_string(tools.join("arguments"))?;
         ensure!(
             arguments.starts_with("-i libvirtxml --root first /"),
@@ -170,28 +175,10 @@ fn a_virt_v2v_that_fails_costs_no_copy_and_the_next_one_moves() {
         ensure!(xml.matches("bus='virtio'").count() >= 2 && !xml.contains("bus='ide'"), "its disks: {xml}");
         ensure!(xml.contains("<model type='virtio'/>") && !xml.contains("e1000"), "its interface: {xml}");
         let conversion = &rig.report()?["conversion"];
-        ensure!(conversion["command"][0] == "virt-v2v", "the report tells of {conversion}");
+        ensure!(conversion["command"][0] == "virt-v2v", "the report has {conversion}");
         ensure!(conversion["disks"][0]["changed"] == 64 * 1024, "it changed {conversion}");
         Ok(())
     });
-}
-
-fn assert_nothing_left(rig: &Rig) -> Result<()> {
-    for disk in rig.locations()? {
-        let left = disk.parent().context("no folder")?.join("conversion");
-        ensure!(!left.exists(), "{} was left", left.display());
-    }
-    Ok(())
-}
-
-/// What libguestfs is told of the appliance that the set-up built.
-fn appliance() -> Result<Vec<(String, String)>> {
-    let path = vmware_kit("appliance")?;
-    Ok(vec![
-        ("LIBGUESTFS_PATH".to_owned(), path.to_string_lossy().into_owned()),
-        // /dev/kvm may be there and useless.
-        ("LIBGUESTFS_BACKEND_SETTINGS".to_owned(), "force_tcg".to_owned()),
-    ])
 }
 
 #[test]

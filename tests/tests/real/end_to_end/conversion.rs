@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use warmd_tests::{Rig, RigSpec, run, tool};
 
@@ -48,7 +48,7 @@ fn a_converted_guest_runs_whatever_dies_on_the_way() {
         rig.wait_for("synced")?;
         let state = rig.guest.state(&rig.old)?;
         ensure!(state == "running", "after an undone cutover the source is {state:?}");
-        assert_nothing_left(&rig)?;
+        rig.assert_no_overlays()?;
 
         rig.write_plan(&policy(&example()))?;
         rig.apply()?;
@@ -60,7 +60,7 @@ fn a_converted_guest_runs_whatever_dies_on_the_way() {
         rig.daemon.start()?;
         let view = rig.wait_for("done")?;
         rig.assert_moved()?;
-        assert_nothing_left(&rig)?;
+        rig.assert_no_overlays()?;
 
         let boot = rig.locations()?.into_iter().next().context("no disk")?;
         let disk = format!("{}?offset={}", boot.display(), 1 << 20);
@@ -72,7 +72,7 @@ fn a_converted_guest_runs_whatever_dies_on_the_way() {
 
         let report = rig.report()?;
         let conversion = &report["conversion"];
-        ensure!(conversion["command"][1] == ".cpu.cores = 2", "the report tells of {conversion}");
+        ensure!(conversion["command"][1] == ".cpu.cores = 2", "the report has {conversion}");
         ensure!(conversion["disks"][0]["changed"].as_u64() > Some(0), "what was changed: {conversion}");
         ensure!(conversion["disks"][1]["changed"] == 0, "what was changed: {conversion}");
         let pending = |disk: &Value| disk["pending"].as_u64();
@@ -88,12 +88,4 @@ fn a_converted_guest_runs_whatever_dies_on_the_way() {
         ensure!(view["cutover"]["progress"].is_null(), "it is over: {view}");
         Ok(())
     });
-}
-
-fn assert_nothing_left(rig: &Rig) -> Result<()> {
-    for disk in rig.locations()? {
-        let left = disk.parent().context("no folder")?.join("conversion");
-        ensure!(!left.exists(), "{} was left", left.display());
-    }
-    Ok(())
 }
