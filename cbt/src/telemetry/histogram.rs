@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_durations_of_a_bounded_bucket_are_not_taken_for_longer_ones() {
+    fn last_bounded_bucket_is_not_the_overflow() {
         let histogram = Histogram::default();
         let end = bounds(OVERFLOW - 1).1;
         for nanos in [end - end / 17, 20 * end] {

@@ -1,13 +1,13 @@
 //! Accepting clients, from the Unix socket and from TCP, within bounds.
 //!
 //! Rule: a client that is silent, slow or hostile occupies one slot for a limited time and does not delay
-//! others: a handshake has a deadline, and there are bounds for handshakes, for connections, and for those of
-//! one client.
+//! others: a handshake has a deadline, and there are bounds for handshakes, for connections, for those of
+//! one client, and for the log's lines.
 
 use std::{
     collections::BTreeMap,
     io,
-    net::SocketAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -24,14 +24,17 @@ use tokio_util::sync::CancellationToken;
 use super::{
     connection::{Connection, Stream},
     peer,
+    refusals::Refusals,
     tls::Identity,
 };
 
 /// How long a TLS handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// Handshakes at the same time, and of one address.
-const HANDSHAKES: usize = 64;
-const HANDSHAKES_EACH: usize = 16;
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Handshakes at the same time, and of one network: less than a thirtieth.
+const HANDSHAKES: usize = 256;
+const HANDSHAKES_EACH: usize = 8;
+/// The bits of an IPv6 address that one customer or host gets as a rule: the rest can be chosen.
+const NETWORK: u32 = 64;
 /// Connections at the same time of one user of the socket, of one certificate, and of all clients of a
 /// listener.
 const EACH: usize = 64;
@@ -49,11 +52,17 @@ pub(super) struct Bounds {
     all: Arc<Semaphore>,
     clients: Counts,
     greeted: Counts,
+    refusals: Arc<Refusals>,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { all: Arc::new(Semaphore::new(ALL)), clients: Counts::default(), greeted: Counts::default() }
+        Self {
+            all: Arc::new(Semaphore::new(ALL)),
+            clients: Counts::default(),
+            greeted: Counts::default(),
+            refusals: Arc::default(),
+        }
     }
 }
 
@@ -138,7 +147,10 @@ async fn local(stream: UnixStream, bounds: &Bounds, whole: OwnedSemaphorePermit)
     // root and warmd's own user are not kept from a daemon in trouble.
     let most = if peer::is_owner(cred) { ALL } else { EACH };
     let Some(place) = bounds.clients.place(format!("uid={}", cred.uid()), most) else {
-        tracing::warn!(uid = cred.uid(), "a user has too many connections to the API; one is refused");
+        bounds.refusals.tell(
+            format_args!("uid={}", cred.uid()),
+            format_args!("the user has {most} connections already"),
+        );
         return None;
     };
     // The names of users and groups may come from a directory server that is slow.
@@ -150,7 +162,7 @@ async fn local(stream: UnixStream, bounds: &Bounds, whole: OwnedSemaphorePermit)
         }
     };
     let counted = Box::new((place, whole));
-    Some(Connection { stream: Stream::Unix(stream), caller, expiry: None, _counted: counted })
+    Some(Connection::new(Stream::Unix(stream), caller, None, counted))
 }
 
 /// Accepts from the TCP address until `shutdown`.
@@ -177,8 +189,9 @@ pub(super) async fn from_tcp(
                 continue;
             }
         };
-        let Some(place) = bounds.greeted.place(address.ip().to_string(), HANDSHAKES_EACH) else {
-            tracing::warn!(%address, "an address has too many TLS handshakes open; a connection is refused");
+        let Some(place) = bounds.greeted.place(network(address.ip()), HANDSHAKES_EACH) else {
+            let why = format_args!("its network has {HANDSHAKES_EACH} TLS handshakes open already");
+            bounds.refusals.tell(address, why);
             continue;
         };
         let acceptor = TlsAcceptor::from(identity.current());
@@ -193,7 +206,7 @@ pub(super) async fn from_tcp(
             match greeted.unwrap_or_else(|_| Err("the TLS handshake took too long".to_owned())) {
                 // The server is gone: so are its clients.
                 Ok(connection) => drop(sender.send(Ok(connection)).await),
-                Err(why) => tracing::warn!(%address, why, "a client of the API was refused"),
+                Err(why) => bounds.refusals.tell(address, why),
             }
         });
     }
@@ -215,8 +228,18 @@ async fn greet(
     let place = bounds.clients.place(client.clone(), EACH_CERTIFICATE);
     let place = place.ok_or_else(|| format!("{client} has {EACH_CERTIFICATE} connections already"))?;
     let stream = Stream::Tls(Box::new(stream));
-    let expiry = Some(Box::pin(sleep(valid_for)));
-    Ok(Connection { stream, caller: Arc::new(caller), expiry, _counted: Box::new((place, whole)) })
+    Ok(Connection::new(stream, Arc::new(caller), Some(valid_for), Box::new((place, whole))))
+}
+
+/// The network of an address, as the bounds count it.
+fn network(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let kept = u128::MAX << (Ipv6Addr::BITS - NETWORK);
+            format!("{}/{NETWORK}", Ipv6Addr::from_bits(address.to_bits() & kept))
+        }
+    }
 }
 
 /// Why a handshake failed, and what to do where the client's certificate is the reason.
@@ -243,4 +266,18 @@ fn refusal(error: &io::Error) -> String {
         _ => "the client's certificate cannot be used",
     };
     format!("{what} ({error})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_one_host_can_choose_are_one_network() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8:0:7::1"), of("2001:db8:0:7:ffff::2"));
+        assert_ne!(of("2001:db8:0:7::1"), of("2001:db8:0:8::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
 }

@@ -13,12 +13,14 @@ mod accept;
 mod access;
 mod connection;
 mod convert;
+mod door;
 pub mod fuzz;
 mod limits;
 mod listen;
 mod migrations;
 mod peer;
 mod plans;
+mod refusals;
 mod report_markdown;
 mod service;
 mod sources;
@@ -42,6 +44,11 @@ pub struct Listen {
 }
 
 impl Listen {
+    /// Reads the files of TLS, as serving would, and changes nothing.
+    pub fn check(&self) -> Result<(), ApiError> {
+        self.tcp.as_ref().map_or(Ok(()), |tcp| tls::Identity::load(tcp.tls.clone()).map(drop))
+    }
+
     /// On a Unix socket of the daemon's own user.
     pub fn unix(path: impl Into<PathBuf>) -> Self {
         Self { socket: UnixListen { path: path.into(), group: None }, tcp: None }

@@ -26,6 +26,7 @@ use warmd_proto::{
 use super::{
     ApiError, Listen, TcpListen,
     accept::{self, Bounds},
+    door::Door,
     listen::{OwnSocket, bind_unix},
     tls::Identity,
 };
@@ -40,8 +41,8 @@ const PING_ANSWER: Duration = Duration::from_secs(20);
 /// Accepted connections that wait for the server.
 const BACKLOG: usize = 16;
 
-/// Streams that one connection may have open. Each can hold a request of [`MAX_REQUEST`] before the caller's
-/// role is asked.
+/// Streams that one connection may have open. Each can hold a request of [`MAX_REQUEST`] before the right to
+/// that request is asked.
 const MAX_STREAMS: u32 = 32;
 
 /// The parts that all services share.
@@ -127,6 +128,7 @@ impl Bound {
             .http2_keepalive_interval(Some(PING_EVERY))
             .http2_keepalive_timeout(Some(PING_ANSWER))
             .max_concurrent_streams(MAX_STREAMS)
+            .layer(Door(api.clone()))
             .add_service(health_server)
             .add_service(reflection)
             .add_service(SourcesServer::new(api.clone()).max_decoding_message_size(MAX_REQUEST))

@@ -4,7 +4,8 @@
 //! are read again when they change; files that cannot be used leave the earlier ones in use.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -77,9 +78,7 @@ fn stamps(files: &TlsFiles) -> Stamps {
 
 fn settings(files: &TlsFiles) -> Result<Arc<ServerConfig>, ApiError> {
     let certificate = certificates(&files.certificate)?;
-    judge_key(&files.key)?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
-        .map_err(|error| unusable("read the private key in", &files.key, error))?;
+    let key = private_key(&files.key)?;
     let mut roots = RootCertStore::empty();
     for root in certificates(&files.client_ca)? {
         roots.add(root).map_err(|error| unusable("trust the CA in", &files.client_ca, error))?;
@@ -117,7 +116,7 @@ fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>
 
 /// What stands under this label in a PEM file; at least one.
 fn items<T: PemObject>(path: &Path, what: &str, label: &str) -> Result<Vec<T>, ApiError> {
-    let found: Result<Vec<_>, _> = T::pem_slice_iter(&read(path)?).collect();
+    let found: Result<Vec<_>, _> = T::pem_slice_iter(&read(path)?.0).collect();
     let found = found.map_err(|error| unusable(what, path, error))?;
     if found.is_empty() {
         return Err(unusable(what, path, format!("there is no `{label}` in it (PEM)")));
@@ -125,28 +124,30 @@ fn items<T: PemObject>(path: &Path, what: &str, label: &str) -> Result<Vec<T>, A
     Ok(found)
 }
 
-/// A key that any user of the host can read identifies the daemon no more.
-fn judge_key(path: &Path) -> Result<(), ApiError> {
-    let mode = fs::metadata(path).map_err(|error| unusable("read", path, error))?.mode();
-    if !Mode::from_raw_mode(mode).intersects(Mode::RWXO) {
-        return Ok(());
+/// The private key. One that any user of the host can read identifies the daemon no more.
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ApiError> {
+    let (text, mode) = read(path)?;
+    if Mode::from_raw_mode(mode).intersects(Mode::RWXO) {
+        let shown = path.display();
+        let why =
+            format!("every user of the host may open it (mode {:04o}): chmod o= {shown}", mode & 0o7777);
+        return Err(unusable("use the private key in", path, why));
     }
-    let shown = path.display();
-    let why = format!("every user of the host may open it (mode {:04o}): chmod o= {shown}", mode & 0o7777);
-    Err(unusable("use the private key in", path, why))
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| unusable("read the private key in", path, error))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ApiError> {
+/// A file's content and mode, of one opening: a file that is replaced meanwhile is judged as it is read.
+fn read(path: &Path) -> Result<(Vec<u8>, u32), ApiError> {
     let failed = |error| unusable("read", path, error);
-    let size = fs::metadata(path).map_err(failed)?.len();
-    if size > MAX_FILE {
-        return Err(unusable(
-            "read",
-            path,
-            format!("it has {size} bytes, and certificates have less than {MAX_FILE}"),
-        ));
+    let file = fs::File::open(path).map_err(failed)?;
+    let mode = file.metadata().map_err(failed)?.mode();
+    let mut text = Vec::new();
+    file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(failed)?;
+    if text.len() as u64 > MAX_FILE {
+        let why = format!("it has more than {MAX_FILE} bytes, and certificates have less");
+        return Err(unusable("read", path, why));
     }
-    fs::read(path).map_err(failed)
+    Ok((text, mode))
 }
 
 fn unusable(what: &str, path: &Path, cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ApiError {

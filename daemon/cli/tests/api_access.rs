@@ -305,6 +305,18 @@ async fn role_for_some_plans_shows_and_changes_these_alone() {
     assert_eq!(next.migration.unwrap().vm_name, "web-1");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_message_without_a_role_is_refused_by_the_role() {
+    let remote = Remote::start().await;
+    let toml = format!("{PLAN_FILE}# {}\n", "x".repeat(500_000));
+    let message = encoded(&v1::PlansApplyRequest { toml, dry_run: false });
+    let refused = ask(&remote.channel("nobody").await, "Plans/Apply", &message).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    assert!(refused.message().contains("cert:nobody"), "{refused}");
+    remote.grant("nobody", Role::Planner, &[]).await;
+    ask(&remote.channel("nobody").await, "Plans/Apply", &message).await.unwrap();
+}
+
 #[tokio::test]
 async fn planner_adds_no_programs_and_keeps_those_of_an_admin() {
     let remote = Remote::start().await;

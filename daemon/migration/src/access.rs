@@ -103,16 +103,15 @@ impl Manager {
         let before = self.grants.get();
         let mut left = before.to_vec();
         left.retain(|grant| grant.subject != *subject);
-        let had = left.len() < before.len();
         // First here: a caller who hangs up in the middle has taken the role away.
         self.grants.set(left);
         // An unreadable grant is deleted too.
         let text = format!("{subject} has no role any more");
-        if let Err(error) = self.store.delete_grant(subject, access_line(by, text)).await {
+        let deleted = self.store.delete_grant(subject, access_line(by, text)).await;
+        deleted.map_err(|error| {
             self.grants.set(before.to_vec());
-            return Err(internal(error));
-        }
-        Ok(had)
+            internal(error)
+        })
     }
 }
 

@@ -40,12 +40,16 @@ impl Store {
         .await
     }
 
-    /// Deletes the subject's grant, together with its journal line.
-    pub async fn delete_grant(&self, subject: &Subject, line: EventView) -> Result<(), StoreError> {
+    /// Deletes the subject's grant, also an unreadable one, together with its journal line. Returns whether
+    /// there was one; else there is no line.
+    pub async fn delete_grant(&self, subject: &Subject, line: EventView) -> Result<bool, StoreError> {
         let subject = subject.to_string();
         self.write(format!("deleting the role of {subject}"), move |db| {
-            db.prepare_cached("DELETE FROM grants WHERE subject = ?")?.execute([&subject])?;
-            journal::append(db, &[line])
+            let rows = db.prepare_cached("DELETE FROM grants WHERE subject = ?")?.execute([&subject])?;
+            if rows > 0 {
+                journal::append(db, &[line])?;
+            }
+            Ok(rows > 0)
         })
         .await
     }
@@ -112,8 +116,13 @@ mod tests {
             store.save_grant(grant(role), line()).await.unwrap();
             assert_eq!(store.grants().await.unwrap().grants, [grant(role)]);
         }
-        store.delete_grant(&grant(Role::Admin).subject, line()).await.unwrap();
-        assert_eq!(store.grants().await.unwrap().grants, []);
+        let subject = grant(Role::Admin).subject;
+        for had in [true, false] {
+            assert_eq!(store.delete_grant(&subject, line()).await.unwrap(), had);
+            assert_eq!(store.grants().await.unwrap().grants, []);
+        }
+        let lines = store.events(None, None, 10).await.unwrap().lines;
+        assert_eq!(lines.len(), Role::ALL.len() + 1, "a line for each change");
     }
 
     /// The version before roles.
@@ -150,5 +159,8 @@ mod tests {
         let saved = store.grants().await.unwrap();
         assert_eq!(saved.grants, [grant(Role::Viewer)]);
         assert_eq!(saved.unreadable[0].0, "cert:bob");
+        let unreadable = Subject::Certificate("bob".to_owned());
+        assert!(store.delete_grant(&unreadable, line()).await.unwrap());
+        assert!(store.grants().await.unwrap().unreadable.is_empty());
     }
 }

@@ -37,7 +37,7 @@ enum Command {
         #[arg(long, default_value = "/etc/warmd/warmd.toml")]
         config: PathBuf,
     },
-    /// Read the configuration, say what is wrong with it, and change nothing.
+    /// Read the configuration and the API's TLS files, say what is wrong with them, and change nothing.
     CheckConfig {
         /// The configuration file.
         #[arg(long, default_value = "/etc/warmd/warmd.toml")]
@@ -109,7 +109,13 @@ fn main() -> ExitCode {
         }
     };
     if !run {
-        return say(&format!("{}: all right", path.display()));
+        return match config.listen.check() {
+            Ok(()) => say(&format!("{}: all right", path.display())),
+            Err(error) => {
+                eprintln!("warmd: {}: [listen.tls]: {error}", path.display());
+                ExitCode::from(2)
+            }
+        };
     }
     config.log.start();
     match serve(config) {

@@ -62,6 +62,14 @@ fn wrong_configuration_names_its_line_and_opens_nothing() {
             ensure!(fs::read(&path)? == bytes, "{what}: the file was touched");
             ensure!(!dir.join("state").exists() && !dir.join("warmd.sock").exists(), "{what}: it began");
         }
+        let tls = format!(
+            "[listen]\ntcp = \"127.0.0.1:0\"\ntls = {{ cert = \"{0}/none.pem\", key = \"{0}/k\", client_ca = \"{0}/c\" }}",
+            dir.path().display()
+        );
+        fs::write(&path, good.replace("[listen]", &tls))?;
+        let out = warmd("check-config", &path)?;
+        ensure!(out.code == Some(2), "TLS: check-config ended with {:?}: {}", out.code, out.stderr);
+        ensure!(out.stderr.contains("none.pem"), "TLS: check-config names no file: {}", out.stderr);
         Ok(())
     });
 }
