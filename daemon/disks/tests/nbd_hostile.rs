@@ -167,7 +167,10 @@ async fn broken_block_status_is_refused() {
         (status(7, &[]), length(4)),
         (status(7, &[(0, 0)]), Violation::StatusExtent),
         (status(7, &[(4096, 0), (0, 1)]), Violation::StatusExtent),
-        (status(7, &[(65536, 0), (512, 1)]), Violation::StatusExtent),
+        // What follows the request's end, or a descriptor that reaches past it, is no answer.
+        (status(7, &[(65536, 0), (512, 1), (512, 0)]), Violation::StatusExtent),
+        (status(7, &[(65537, 0), (512, 1)]), Violation::StatusExtent),
+        (status(7, &[(65536, 0), (0, 1)]), Violation::StatusExtent),
         (status(8, &[(4096, 0)]), Violation::StatusContext(8)),
         (status(7, &[(4096, 0)])[..11].to_vec(), length(11)),
     ];
@@ -190,6 +193,21 @@ async fn broken_block_status_is_refused() {
     let disk = NbdDisk::open(server.options()).await.unwrap();
     let error = in_time(disk.block_status(extent(0, 65536), false)).await.unwrap_err();
     assert_violation(&error, &Violation::StatusContext(7));
+}
+
+#[tokio::test]
+async fn a_last_descriptor_past_the_requests_end_is_cut() {
+    for body in [
+        status(7, &[(65536, 1), (512, 0)]),
+        status(7, &[(4096, 1), (61440, 1), (u32::MAX, 0)]),
+        status(7, &[(65536 + 512, 1)]),
+    ] {
+        let server = Script::new(STRUCTURED, move |r| Reply::Bytes(chunk(true, 5, r.cookie, &body)));
+        let disk = NbdDisk::open(server.options()).await.unwrap();
+        let told = in_time(disk.block_status(extent(0, 65536), false)).await.unwrap();
+        let runs: Vec<_> = told[0].runs.iter().map(|run| (run.extent, run.flags)).collect();
+        assert_eq!(runs, [(extent(0, 65536), 1)]);
+    }
 }
 
 #[tokio::test]

@@ -148,16 +148,24 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         let Some((_, entry)) = &mut self.in_hand else { return Ok(()) };
         let mut rest = u32::try_from(entry.at.length).unwrap_or(u32::MAX);
         let mut runs: Vec<(u32, u32)> = Vec::new();
-        for _ in 0..descriptors {
+        let mut has_overrun = false;
+        for number in 1..=descriptors {
             let mut descriptor = [0; 8];
             read_into(&mut self.input, &mut descriptor).await?;
             let word = u64::from_be_bytes(descriptor);
             let (length, flags) = ((word >> 32) as u32, word as u32);
-            if length == 0 || rest == 0 {
+            // The last descriptor may reach further than the request, also when all of it lies there (so
+            // nbdkit's filter cacheextents). Nothing follows one that did.
+            let is_last = number == descriptors;
+            if length == 0 || has_overrun || (rest == 0 && !is_last) {
                 return Err(NbdError::of(Violation::StatusExtent));
             }
-            // Only the requested range counts, though the last descriptor may reach further.
+            has_overrun = length > rest;
+            // Only the requested range counts.
             let length = length.min(rest);
+            if length == 0 {
+                continue;
+            }
             rest -= length;
             match runs.last_mut() {
                 Some((run, same)) if *same == flags => *run += length,

@@ -124,6 +124,24 @@ async fn zeroes_are_written_where_the_server_cannot_zero() {
 }
 
 #[tokio::test]
+async fn cached_block_status_past_the_request_is_cut() {
+    let (server, _) = file_server(&["cacheextents"], &[]).await;
+    let disk = NbdDisk::open(server.options("").writable()).await.unwrap();
+    in_time(disk.trim(extent(2 * MIB, 2 * MIB), false)).await.unwrap();
+    let whole = in_time(disk.allocation(extent(0, 8 * MIB))).await.unwrap();
+    let (first, hole) = (whole[0].extent, whole[1].extent);
+    assert_eq!((first, hole), (extent(0, 2 * MIB), extent(2 * MIB, 2 * MIB)), "{whole:?}");
+    // The filter answers with all that it knows, also with what begins at the request's end.
+    for (asked, zero) in
+        [(first, false), (hole, true), (extent(3 * MIB, MIB), true), (extent(MIB, 512), false)]
+    {
+        let told = in_time(disk.allocation(asked)).await.unwrap();
+        let told: Vec<_> = told.iter().map(|run| (run.extent, run.zero)).collect();
+        assert_eq!(told, [(asked, zero)]);
+    }
+}
+
+#[tokio::test]
 async fn without_block_status_nothing_is_known_to_be_zero() {
     let server = Server::nbdkit(&["--filter=noextents", "memory", "1M"]).await;
     let disk = NbdDisk::open(server.options("")).await.unwrap();
