@@ -45,7 +45,7 @@ impl VddkSource {
         let (host, port) = address.rsplit_once(':').context("the rig's address has no port")?;
         let words = [
             "--readonly".to_owned(),
-            "--filter=retry".to_owned(),
+            "--filter=retry-request".to_owned(),
             "--filter=cacheextents".to_owned(),
             place("plugin")?.to_owned(),
             format!("libdir={}", place("libdir")?),

@@ -1,14 +1,14 @@
-//! A child that serves one disk: started, watched, started again when it dies, ended.
+//! A child that serves one disk: started, watched, started again when it dies or does not read, ended.
 //!
-//! Rule: of what it says only the last lines are kept. It is ended with SIGTERM, so that the library closes
-//! its connection: what it leaves open keeps the host's memory for minutes.
+//! Rule: it is ended with SIGTERM, so that the library closes its connection: what it leaves open keeps the
+//! host's memory for minutes. A child is not replaced for a reason that the next one would meet, too: each
+//! logs in, and a user who fails to is locked out.
 
 use std::{
-    collections::VecDeque,
     io,
     path::PathBuf,
     process::{ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
     process::Child,
-    sync::{oneshot, watch},
+    sync::oneshot,
     task::JoinHandle,
     time::{Instant, sleep, timeout, timeout_at},
 };
@@ -26,7 +26,9 @@ use crate::{settings::ReaderSettings, snapshot::Owner};
 
 use super::{
     command::{Order, command},
+    health::Health,
     place::SocketDirectory,
+    said::Said,
     why::{Complaint, ReaderError},
 };
 
@@ -37,13 +39,13 @@ const POLL: Duration = Duration::from_millis(20);
 const END: Duration = Duration::from_secs(10);
 /// How long after a failure its reason may come.
 const SAY: Duration = Duration::from_secs(2);
-/// Deaths that are made good, with pauses that grow.
+/// How long a new child, which has a read to do, may say nothing but refusals and read nothing.
+const REFUSING: Duration = Duration::from_secs(2);
+/// Deaths, and ends because it did not read, that are made good, with pauses that grow.
 const RESTARTS: u32 = 8;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// A child that has lived so long begins a new count.
 const STABLE: Duration = Duration::from_mins(5);
-const MAX_LINES: usize = 100;
-const MAX_LINE: usize = 1000;
 
 /// A child that serves a disk.
 #[derive(Debug)]
@@ -52,27 +54,7 @@ pub struct Serving {
     said: Said,
     end: Option<oneshot::Sender<()>>,
     watching: Option<JoinHandle<()>>,
-    /// Set when no further start is tried.
-    dead: watch::Receiver<bool>,
-}
-
-/// The last lines that a child said.
-#[derive(Clone, Debug, Default)]
-struct Said(Arc<Mutex<VecDeque<String>>>);
-
-impl Said {
-    fn push(&self, line: &str) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() >= MAX_LINES {
-            lines.pop_front();
-        }
-        lines.push_back(line.chars().take(MAX_LINE).collect());
-    }
-
-    fn complaint(&self) -> Option<ReaderError> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ReaderError::find(lines.iter().map(String::as_str))
-    }
+    health: Health,
 }
 
 impl Serving {
@@ -90,17 +72,17 @@ impl Serving {
         let said = Said::default();
         let child = launch(settings, order, &place, &said).await?;
         let (end, ended) = oneshot::channel();
-        let (died, dead) = watch::channel(false);
-        let watching = tokio::spawn(watch_over(
-            child,
-            ended,
-            died,
-            settings.clone(),
-            order.clone(),
-            Arc::clone(&place),
-            said.clone(),
-        ));
-        Ok(Self { place, said, end: Some(end), watching: Some(watching), dead })
+        let health = Health::default();
+        health.started();
+        let keeper = Keeper {
+            settings: settings.clone(),
+            order: order.clone(),
+            place: Arc::clone(&place),
+            said: said.clone(),
+            health: health.clone(),
+        };
+        let watching = tokio::spawn(keeper.watch_over(child, ended));
+        Ok(Self { place, said, end: Some(end), watching: Some(watching), health })
     }
 
     /// Where it serves.
@@ -118,20 +100,15 @@ impl Serving {
                 return said;
             }
             if is_late {
-                let gone = *self.dead.borrow();
-                return gone.then(|| ReaderError::new(Complaint::Unknown, "nbdkit ended without a word"));
+                return self.health.gave_up();
             }
             sleep(POLL).await;
         }
     }
 
-    /// Why it is not started again, if so.
-    pub(super) fn gave_up(&self) -> Option<ReaderError> {
-        if !*self.dead.borrow() {
-            return None;
-        }
-        let silent = || ReaderError::new(Complaint::Unknown, "nbdkit ends again and again, without a word");
-        Some(self.said.complaint().unwrap_or_else(silent))
+    /// Whether it reads, for those who read.
+    pub(super) fn health(&self) -> Health {
+        self.health.clone()
     }
 
     pub(super) async fn close(mut self) {
@@ -157,6 +134,7 @@ async fn launch(
     let mut command = command(settings, order, &socket, &pid);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let deadline = Instant::now() + READY;
+    said.begin();
     let spawned = timeout_at(deadline, spawner::spawn(command)).await;
     let spawned = spawned.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let mut child = spawned.map_err(|error| {
@@ -205,48 +183,104 @@ async fn listen(output: impl AsyncRead + Unpin, said: Said) {
     }
 }
 
-async fn watch_over(
-    mut child: Child,
-    mut ended: oneshot::Receiver<()>,
-    died: watch::Sender<bool>,
+/// Why a child is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Replaced {
+    Died,
+    /// Its reads failed.
+    Failed,
+}
+
+/// What keeps a child serving.
+#[derive(Debug)]
+struct Keeper {
     settings: ReaderSettings,
     order: Order,
     place: Arc<SocketDirectory>,
     said: Said,
-) {
-    let mut deaths = 0;
-    let mut since = Instant::now();
-    loop {
-        tokio::select! {
-            _ = &mut ended => {
-                end(&mut child).await;
-                return;
-            }
-            status = child.wait() => tell_death(status, &order.file),
-        }
-        if since.elapsed() > STABLE {
-            deaths = 0;
-        }
+    health: Health,
+}
+
+impl Keeper {
+    async fn watch_over(self, mut child: Child, mut ended: oneshot::Receiver<()>) {
+        let mut deaths = 0;
+        let mut since = Instant::now();
+        let mut replaced = Replaced::Died;
         loop {
-            deaths += 1;
-            if deaths > RESTARTS {
-                tracing::warn!(file = order.file, "nbdkit has died too often, and is not started again");
-                died.send(true).ok();
-                return;
-            }
-            let pause = FIRST_PAUSE * 2_u32.pow(deaths - 1);
-            if timeout(pause, &mut ended).await.is_ok() {
-                return;
-            }
-            match launch(&settings, &order, &place, &said).await {
-                Ok(next) => {
-                    child = next;
-                    since = Instant::now();
-                    break;
+            let number = self.health.child();
+            replaced = tokio::select! {
+                _ = &mut ended => {
+                    end(&mut child).await;
+                    return self.give_up(ReaderError::new(Complaint::Unknown, "the disk was closed"));
                 }
-                Err(error) => tracing::warn!(file = order.file, %error, "nbdkit does not start again"),
+                status = child.wait() => {
+                    tell_death(status, &self.order.file);
+                    Replaced::Died
+                }
+                () = self.health.failed(number) => {
+                    tracing::warn!(file = self.order.file, "reads of nbdkit fail; ending it and starting it again");
+                    end(&mut child).await;
+                    // Its last lines may not be read yet.
+                    sleep(POLL).await;
+                    if let Some(why) = self.said.refusal() {
+                        return self.give_up(why);
+                    }
+                    Replaced::Failed
+                }
+                why = self.refusal(number), if replaced == Replaced::Failed => {
+                    end(&mut child).await;
+                    return self.give_up(why);
+                }
+            };
+            if since.elapsed() > STABLE {
+                deaths = 0;
+            }
+            let Some(next) = self.replace(&mut deaths, &mut ended).await else { return };
+            child = next;
+            since = Instant::now();
+            self.health.started();
+        }
+    }
+
+    /// Starts another child, after a pause; `None` if there is no other.
+    async fn replace(&self, deaths: &mut u32, ended: &mut oneshot::Receiver<()>) -> Option<Child> {
+        loop {
+            *deaths += 1;
+            if *deaths > RESTARTS {
+                let silent =
+                    || ReaderError::new(Complaint::Unknown, "nbdkit ends again and again, without a word");
+                self.give_up(self.said.complaint().unwrap_or_else(silent));
+                return None;
+            }
+            let pause = FIRST_PAUSE * 2_u32.pow(*deaths - 1);
+            if timeout(pause, &mut *ended).await.is_ok() {
+                self.give_up(ReaderError::new(Complaint::Unknown, "the disk was closed"));
+                return None;
+            }
+            match launch(&self.settings, &self.order, &self.place, &self.said).await {
+                Ok(next) => return Some(next),
+                Err(error) => tracing::warn!(file = self.order.file, %error, "nbdkit does not start again"),
             }
         }
+    }
+
+    /// Waits until the child refuses to read. A library also warns of what it then puts up with, so that a
+    /// child that reads, whatever it said, does not refuse.
+    async fn refusal(&self, number: u64) -> ReaderError {
+        loop {
+            self.said.refused().await;
+            sleep(REFUSING).await;
+            match self.said.refusal() {
+                Some(_) if self.health.has_read(number) => std::future::pending().await,
+                Some(why) => return why,
+                None => {}
+            }
+        }
+    }
+
+    fn give_up(&self, why: ReaderError) {
+        tracing::info!(file = self.order.file, %why, "nbdkit is not started again");
+        self.health.give_up(why);
     }
 }
 
@@ -365,7 +399,73 @@ mod tests {
         let serving = Serving::start(&stand_in(dir.path(), what), &order(), &owner()).await.unwrap();
         let complaint = serving.complaint().await.unwrap();
         assert_eq!(complaint.complaint, Complaint::Login);
-        assert!(serving.said.0.lock().unwrap().len() <= MAX_LINES);
+        serving.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_child_that_does_not_read_is_ended_and_replaced_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (starts, ends) = (dir.path().join("starts"), dir.path().join("ends"));
+        let what = format!(
+            "echo x >> {}; echo $$ > $PIDFILE; trap 'echo x >> {}; exit 0' TERM; while :; do sleep 0.1; done",
+            starts.display(),
+            ends.display()
+        );
+        let serving = Serving::start(&stand_in(dir.path(), &what), &order(), &owner()).await.unwrap();
+        let health = serving.health();
+        let (one, other) = tokio::join!(health.renew(1), health.renew(1));
+        assert_eq!((one, other, health.child()), (Ok(()), Ok(()), 2));
+        assert_eq!((lines(&starts), lines(&ends)), (2, 1));
+        assert_eq!(health.gave_up(), None);
+        serving.close().await;
+        assert_eq!((lines(&starts), lines(&ends)), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn a_reason_that_no_restart_mends_ends_the_reader() {
+        let dir = tempfile::tempdir().unwrap();
+        let starts = dir.path().join("starts");
+        let says = |text: &str| {
+            let log = starts.display();
+            format!("echo x >> {log}; echo '{text}' >&2; echo $$ > $PIDFILE; exec sleep 60")
+        };
+        let login = "nbdkit: vddk[1]: error: Cannot complete login due to an incorrect user name or password";
+        // Said before the read failed.
+        let serving = Serving::start(&stand_in(dir.path(), &says(login)), &order(), &owner()).await.unwrap();
+        let why = serving.health().renew(1).await.unwrap_err();
+        assert_eq!((why.complaint, lines(&starts)), (Complaint::Login, 1));
+        serving.close().await;
+
+        // Said by the next child: the session had expired, and the password had changed.
+        let log = starts.display();
+        let what = format!(
+            "echo x >> {log}; [ $(wc -l < {log}) = 2 ] || echo '{login}' >&2; echo $$ > $PIDFILE; exec sleep 60"
+        );
+        let serving = Serving::start(&stand_in(dir.path(), &what), &order(), &owner()).await.unwrap();
+        let health = serving.health();
+        assert_eq!(health.renew(1).await, Ok(()));
+        timeout(Duration::from_secs(20), health.has_ended()).await.expect("it ends");
+        assert_eq!(health.gave_up().map(|why| why.complaint), Some(Complaint::Login));
+        assert_eq!(lines(&starts), 3, "a user who cannot log in tries once");
+        serving.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_warning_of_a_child_that_reads_is_no_refusal() {
+        let dir = tempfile::tempdir().unwrap();
+        let what = "echo 'nbdkit: vddk[1]: error: the host certificate has a problem' >&2; echo $$ > $PIDFILE; \
+                    trap 'exit 0' TERM; while :; do sleep 0.1; done";
+        let serving = Serving::start(&stand_in(dir.path(), what), &order(), &owner()).await.unwrap();
+        let keeper = Keeper {
+            settings: ReaderSettings::default(),
+            order: order(),
+            place: Arc::clone(&serving.place),
+            said: serving.said.clone(),
+            health: serving.health(),
+        };
+        keeper.health.record_read(1);
+        assert!(timeout(REFUSING * 2, keeper.refusal(1)).await.is_err(), "a child that reads refuses");
+        assert_eq!(timeout(REFUSING * 2, keeper.refusal(2)).await.unwrap().complaint, Complaint::Thumbprint);
         serving.close().await;
     }
 }

@@ -50,7 +50,11 @@ pub(super) fn command(settings: &ReaderSettings, order: &Order, socket: &Path, p
     let mut command = spawner::command(&settings.nbdkit);
     command.args(["--foreground", "--exit-with-parent", "--readonly", "--unix"]).arg(socket);
     command.arg("--pidfile").arg(pid);
-    command.args(["--filter=retry", "--filter=cacheextents"]).arg(plugin(settings));
+    // Not the filter `retry`: it opens the disk again, and for that allows only one request at a time. Here a
+    // child whose reads fail is replaced.
+    command.args(["--filter=retry-request", "--filter=cacheextents"]).arg(plugin(settings));
+    // A login that fails must not be repeated: the user would be locked out.
+    command.args(["retry-request-retries=2", "retry-request-delay=1", "retry-request-open=false"]);
     if let Some(libdir) = settings.libdir.as_ref().filter(|_| settings.kind == ReaderKind::Vddk) {
         command.arg(named("libdir=", libdir));
     }
@@ -107,6 +111,8 @@ mod tests {
         for wanted in [
             "--readonly",
             "--exit-with-parent",
+            "--filter=retry-request",
+            "retry-request-open=false",
             "vddk",
             "libdir=/opt/vddk",
             "server=vc.example",
@@ -119,6 +125,8 @@ mod tests {
             assert!(arguments.iter().any(|argument| argument == wanted), "{wanted}: {arguments:?}");
         }
         assert!(!arguments.iter().any(|argument| argument.starts_with("port=")));
+        // It serializes all requests.
+        assert!(!arguments.iter().any(|argument| argument == "--filter=retry"));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Readers: a command that gives an NBD socket for one disk of one snapshot.
 //!
 //! Rule: the daemon's NBD client reads; here is only who serves. One child for each disk, started again when
-//! it dies, ended when the reader is dropped. What the child says on its error output is the only reason that
-//! there ever is, so it is kept and classified; what is not understood is told as it is.
+//! it dies or does not read any more, ended when the reader is dropped. What the child says on its error
+//! output is the only reason that there ever is, so it is kept and classified; what is not understood is told
+//! as it is.
 //!
 //! ```text
-//! vddk     nbdkit --filter=retry --filter=cacheextents vddk  server=VC  vm=… snapshot=… file=…  (VMware)
+//! vddk     nbdkit --filter=retry-request --filter=cacheextents vddk  server=VC vm=… file=…  (VMware)
 //! nfc      the same with another plugin, without VMware's library
 //! outside  an NBD server that others run
 //! ```
@@ -13,7 +14,9 @@
 mod child;
 mod command;
 mod direct;
+mod health;
 mod place;
+mod said;
 mod tools;
 mod why;
 
@@ -21,6 +24,7 @@ use std::path::PathBuf;
 
 pub use child::Serving;
 pub use command::{Access, Order};
+pub use health::Health;
 pub use place::{clear, remains};
 pub use tools::check;
 pub use why::{Complaint, ReaderError};
@@ -67,12 +71,17 @@ impl Reader {
         }
     }
 
-    /// Why nothing can be read any more: the child died too often.
-    pub fn gave_up(&self) -> Option<ReaderError> {
+    /// Whether the child reads.
+    pub fn health(&self) -> Option<Health> {
         match self {
-            Self::Child(serving) => serving.gave_up(),
+            Self::Child(serving) => Some(serving.health()),
             Self::Outside(_) => None,
         }
+    }
+
+    /// Why nothing can be read any more: the child was replaced too often, or no other one would read.
+    pub fn gave_up(&self) -> Option<ReaderError> {
+        self.health().and_then(|health| health.gave_up())
     }
 
     /// Ends the child in order, so that the host frees what it held for it.

@@ -11,6 +11,8 @@ use crate::error::Kind;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Complaint {
     Login,
+    /// The session that it read with has ended.
+    Session,
     Thumbprint,
     /// The disk's file, or the snapshot it belongs to, is not there.
     File,
@@ -42,12 +44,15 @@ pub struct ReaderError {
 
 /// Words by which complaints are known, in small letters; the first that fits counts. From the public texts
 /// of nbdkit's vddk plugin and of VDDK's error codes.
-const KNOWN: [(&str, Complaint); 45] = [
+const KNOWN: [(&str, Complaint); 48] = [
     ("incorrect user name or password", Complaint::Login),
     ("incorrect user name", Complaint::Login),
     ("invalid login", Complaint::Login),
     ("authentication failure", Complaint::Login),
-    ("not logged in", Complaint::Login),
+    ("not logged in", Complaint::Session),
+    ("not authenticated", Complaint::Session),
+    ("session has expired", Complaint::Session),
+    ("session is not valid", Complaint::Session),
     ("login failed", Complaint::Login),
     ("thumbprint", Complaint::Thumbprint),
     ("certificate", Complaint::Thumbprint),
@@ -91,6 +96,24 @@ const KNOWN: [(&str, Complaint); 45] = [
     ("failed to connect", Complaint::Network),
 ];
 
+impl Complaint {
+    /// Whether another child, with a connection of its own, may read where this one did not. What is not
+    /// known is tried.
+    pub(super) fn is_mended_by_restart(self) -> bool {
+        match self {
+            Self::Session | Self::NfcLimit | Self::Network | Self::Unknown => true,
+            Self::Login
+            | Self::Thumbprint
+            | Self::File
+            | Self::Access
+            | Self::Library
+            | Self::PluginMissing
+            | Self::TooOld
+            | Self::NoProgram => false,
+        }
+    }
+}
+
 impl ReaderError {
     pub(super) fn new(complaint: Complaint, said: impl Into<String>) -> Self {
         Self { complaint, said: said.into() }
@@ -118,7 +141,7 @@ impl ReaderError {
             // takes another snapshot.
             Complaint::File | Complaint::Unknown => Kind::Failed,
             Complaint::NfcLimit => Kind::Blocked,
-            Complaint::Network => Kind::Unreachable,
+            Complaint::Network | Complaint::Session => Kind::Unreachable,
         }
     }
 
@@ -126,6 +149,9 @@ impl ReaderError {
     pub fn remedy(&self) -> &'static str {
         match self.complaint {
             Complaint::Login => "correct `user` (with its domain) and the password's file",
+            Complaint::Session => {
+                "see whether sessions of this user are ended on the server; the next pass logs in again"
+            }
             Complaint::Thumbprint => "compare the thumbprint on the server with the one in the settings",
             Complaint::File => {
                 "see that the disk and its snapshot are still there; the next pass takes another snapshot"
@@ -201,6 +227,10 @@ mod tests {
                 Complaint::Thumbprint,
             ),
             ("nbdkit: vddk[1]: error: SSL thumbprint mismatch", Complaint::Thumbprint),
+            (
+                "nbdkit: vddk[1]: error: VixDiskLib_Read: The session is not authenticated.",
+                Complaint::Session,
+            ),
             (
                 "nbdkit: vddk[3]: error: VixDiskLib_Open: [ds] a/a-000001.vmdk: A file was not found",
                 Complaint::File,

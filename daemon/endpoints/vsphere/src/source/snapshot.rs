@@ -30,6 +30,9 @@ use crate::{
 
 use super::{VsphereSource, owner_of, reading::ReaderDisk};
 
+/// Reads of a disk at the same time: nbdkit has as many threads for a connection, and more are hardly faster
+/// (at 10 ms, in MiB/s: 1: 76, 4: 340, 8: 630, 16: 960, 32: 1,010).
+const IN_FLIGHT: usize = 16;
 /// A reader's child that died is started again meanwhile.
 const RECONNECT: Duration = Duration::from_secs(90);
 /// A host that is busy answers late.
@@ -109,12 +112,18 @@ impl VsphereSnapshot {
                 return Err(SourceError::new(SourceErrorKind::Failed, context(), why));
             }
         };
+        if reader.socket().is_some() {
+            // Each is another open disk for the host and its memory; one carries more than a network.
+            options.connections = 1;
+            options.in_flight = IN_FLIGHT;
+        }
         options.reconnect_for = RECONNECT;
         options.request_timeout = REQUEST;
         match NbdDisk::open(options).await {
             Ok(disk) => {
+                let disk = ReaderDisk::new(disk, reader.health());
                 self.readers.lock().unwrap_or_else(PoisonError::into_inner).push(reader);
-                Ok(ReaderDisk::new(disk))
+                Ok(disk)
             }
             Err(error) => {
                 let complaint = reader.complaint().await;

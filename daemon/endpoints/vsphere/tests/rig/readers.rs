@@ -1,14 +1,44 @@
 //! Readers that are told why they do not read.
 
-use std::fs;
+use std::{fs, time::Duration};
 
+use tokio::time::timeout;
+use warmd_cbt::{buffer::Buffer, units::Offset};
+use warmd_core::{
+    model::id::{DiskKey, MigrationId, VmId},
+    sources::{Snapshot, SnapshotRequest, Source as _, SourceErrorKind},
+};
 use warmd_vsphere::{
-    Kind, Vsphere,
+    Kind, Settings, Vsphere,
     reader::{Complaint, ReaderError, check},
     snapshot::Taken,
+    source::VsphereSource,
 };
 
 use crate::harness::{Replica, Rig, connect, open};
+
+/// A read whose child is replaced.
+const RENEWED: Duration = Duration::from_secs(40);
+
+/// Replaces the settings of the library's stand-in by those of the rig and `more`: for new connections.
+fn set_up_library(rig: &Rig, more: &str) {
+    let path = std::path::Path::new(rig.place("libdir")).join("standin.conf");
+    let text = fs::read_to_string(&path).unwrap();
+    let own = text.lines().filter(|line| !line.starts_with("bad_sector=")).collect::<Vec<_>>().join("\n");
+    fs::write(&path, format!("{own}\n{more}")).unwrap();
+}
+
+/// A snapshot of the source, and its first disk.
+async fn snapshot_of(rig: &Rig, settings: Settings) -> (Box<dyn Snapshot>, DiskKey) {
+    let vm = rig.open().find("web").await.unwrap();
+    let disks = Replica::of(&vm).disks.iter().map(|(uuid, ..)| (DiskKey(uuid.clone()), None)).collect();
+    let source = VsphereSource::over(open(settings));
+    let vm = VmId(vm.instance_uuid.unwrap());
+    let request = SnapshotRequest { owner: MigrationId::generate(), vm, disks, is_final: false };
+    let snapshot = source.snapshot(&request).await.unwrap();
+    let key = snapshot.disks()[0].key.clone();
+    (snapshot, key)
+}
 
 async fn taken(vsphere: &Vsphere) -> (Taken, String) {
     let vm = vsphere.find("web").await.unwrap();
@@ -101,5 +131,60 @@ async fn what_is_not_installed_is_said_before_anything_is_read() {
         }
         vsphere.release(&snapshot).await.unwrap();
     }
+    assert_eq!(rig.snapshots(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_that_fail_go_on_with_another_child() {
+    let rig = Rig::start(&[]);
+    set_up_library(&rig, "bad_sector=8\n");
+    let (snapshot, key) = snapshot_of(&rig, rig.settings()).await;
+    let disk = snapshot.open(&key).await.unwrap();
+    disk.read(Offset(0), Buffer::unpooled(4096)).await.unwrap();
+    // What a new connection finds is in order.
+    set_up_library(&rig, "");
+    let reads = (0..4).map(|_| disk.read(Offset(0), Buffer::unpooled(65536)));
+    let reads = timeout(RENEWED, futures::future::join_all(reads)).await.unwrap();
+    let file = rig.machine()["disks"][0]["file"].as_str().unwrap().to_owned();
+    let content = fs::read(file).unwrap();
+    for read in reads {
+        assert!(read.unwrap()[..] == content[..65536], "wrong bytes");
+    }
+    assert!(snapshot.ended_early().is_none());
+    drop(disk);
+    snapshot.release().await.unwrap();
+    assert_eq!(rig.snapshots(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_stays_broken_is_told_and_the_rest_is_read() {
+    let rig = Rig::start(&[]);
+    set_up_library(&rig, "bad_sector=8\n");
+    let (snapshot, key) = snapshot_of(&rig, rig.settings()).await;
+    let disk = snapshot.open(&key).await.unwrap();
+    let error = timeout(RENEWED, disk.read(Offset(0), Buffer::unpooled(65536))).await.unwrap().unwrap_err();
+    assert_eq!(error.kind, warmd_cbt::disk::ErrorKind::Media, "{error}");
+    disk.read(Offset(1 << 20), Buffer::unpooled(65536)).await.unwrap();
+    drop(disk);
+    snapshot.release().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_that_changed_while_reading_ends_the_pass_at_once() {
+    let rig = Rig::start(&[]);
+    set_up_library(&rig, "bad_sector=8\n");
+    let mut settings = rig.settings();
+    settings.password_file = rig.path("password");
+    fs::copy(rig.place("password_file"), &settings.password_file).unwrap();
+    let (snapshot, key) = snapshot_of(&rig, settings.clone()).await;
+    let disk = snapshot.open(&key).await.unwrap();
+    fs::write(&settings.password_file, "wrong\n").unwrap();
+    let read = timeout(RENEWED, disk.read(Offset(0), Buffer::unpooled(65536))).await;
+    read.expect("it does not go on trying").unwrap_err();
+    let why = snapshot.ended_early().expect("the source says why");
+    assert_eq!(why.kind, SourceErrorKind::Refused, "{why}");
+    assert!(why.to_string().contains("incorrect user name or password"), "{why}");
+    drop(disk);
+    snapshot.release().await.unwrap();
     assert_eq!(rig.snapshots(), 0);
 }
