@@ -1,6 +1,7 @@
 //! Fields of a message, written and read one after the other.
 //!
-//! Rule: a field is read only where its bytes are; no length from outside sizes memory before it is checked.
+//! Rule: a field is read only where its bytes are; no length from outside sizes memory before it is
+//! checked.
 
 use warmd_cbt::units::{Extent, Length, Offset};
 

@@ -1,7 +1,7 @@
 //! The connections of one disk: opened at once, and opened again when they are lost.
 //!
-//! Rule: a refusal is final for all of them, with its reason. A lost peer is an error only when no connection
-//! came back within the patience of a request.
+//! Rule: a refusal is final for all of them, with its reason. A lost peer is an error only when no
+//! connection came back within the patience of a request.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -15,7 +15,7 @@ use super::message::Hello;
 
 /// A disk, and who may read it.
 #[derive(Clone)]
-pub struct Export {
+pub struct MoverExport {
     /// Its name on the wire.
     pub id: String,
     /// What the order gave to the reader: fresh random bytes for each snapshot.
@@ -25,14 +25,17 @@ pub struct Export {
     pub disk: Arc<dyn ReadDisk>,
 }
 
-impl fmt::Debug for Export {
+impl fmt::Debug for MoverExport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Export").field("id", &self.id).field("reader", &self.reader).finish_non_exhaustive()
+        f.debug_struct("MoverExport")
+            .field("id", &self.id)
+            .field("reader", &self.reader)
+            .finish_non_exhaustive()
     }
 }
 
 /// An export, and what ends its connections when it is dropped.
-type Served = (Export, watch::Sender<()>);
+type Served = (MoverExport, watch::Sender<()>);
 
 /// The exports of a mover. Clones are the same.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +43,7 @@ pub struct Exports(Arc<Mutex<HashMap<String, Served>>>);
 
 impl Exports {
     /// Adds an export; one with the same id is replaced, and its connections end.
-    pub fn add(&self, export: Export) {
+    pub fn add(&self, export: MoverExport) {
         let mut exports = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         exports.insert(export.id.clone(), (export, watch::Sender::new(())));
     }

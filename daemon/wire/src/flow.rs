@@ -1,8 +1,8 @@
 //! How much is asked for at once, and whether it is packed.
 //!
-//! Rule: bytes in flight over all connections are about 1.5 × rate × round trip: less leaves the link idle, more
-//! only fills its queue. Packing is used where it delivers more bytes of the disk a second, which is measured,
-//! not computed: the link, both processors and the data have their part in it.
+//! Rule: bytes in flight over all connections are about 1.5 × rate × round trip: less leaves the link idle,
+//! more only fills its queue. Packing is used where it delivers more bytes of the disk a second, which is
+//! measured, not computed: the link, both processors and the data have their part in it.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -1,7 +1,7 @@
 //! One TCP connection between movers: its socket, its silence, and messages read from it.
 //!
-//! Rule: a lost peer is noticed within ten seconds, whether data is under way or not: by TCP (unacknowledged
-//! data, keepalives) or because no byte came, as the reader pings and the server answers.
+//! Rule: a lost peer is noticed within ten seconds, whether data is under way or not: by TCP
+//! (unacknowledged data, keepalives) or because no byte came, as the reader pings and the server answers.
 
 use std::{
     io,
@@ -36,7 +36,8 @@ const KEEPALIVES: u32 = 3;
 /// Bytes read ahead for messages that are small.
 const READ_AHEAD: usize = 64 << 10;
 
-/// Sets what a connection between movers needs. The buffers are left to the kernel, which fits them to the link.
+/// Sets what a connection between movers needs. The buffers are left to the kernel, which fits them to the
+/// link.
 pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
@@ -44,7 +45,8 @@ pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE)?;
     sockopt::set_tcp_keepcnt(stream, KEEPALIVES)?;
     sockopt::set_tcp_user_timeout(stream, UNACKNOWLEDGED_MS)?;
-    // BBR keeps its rate where packets are lost. A kernel may lack it, or reserve it for privileged processes.
+    // BBR keeps its rate where packets are lost. A kernel may lack it, or reserve it for privileged
+    // processes.
     if let Err(error) = sockopt::set_tcp_congestion(stream, "bbr") {
         tracing::debug!(%error, "congestion control bbr is not available: the host's own is used");
     }

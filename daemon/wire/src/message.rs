@@ -1,7 +1,7 @@
 //! The messages between two movers, as bytes: length, kind, fields in big-endian order.
 //!
-//! Rule: every length is checked before it is used, and a message has no byte that its fields do not explain.
-//! [`Hello`] keeps its form in all versions: it is what two versions agree by.
+//! Rule: every length is checked before it is used, and a message has no byte that its fields do not
+//! explain. [`Hello`] keeps its form in all versions: it is what two versions agree by.
 //!
 //! ```text
 //! reader ─▶ Hello ─▶ server        Welcome, or Refused and the end

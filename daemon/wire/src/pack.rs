@@ -1,6 +1,7 @@
 //! Packing of data: zstd, level 1, each message apart.
 //!
-//! Rule: data that does not shrink is sent as it is, and what is unpacked has the length that was announced.
+//! Rule: data that does not shrink is sent as it is, and what is unpacked has the length that was
+//! announced.
 
 use std::cell::RefCell;
 

@@ -1,8 +1,8 @@
 //! A disk that lies at another mover, as a disk of the engine.
 //!
-//! Rule: a read succeeds only with bytes that match the digests that were computed where the disk lies. A request
-//! of a lost connection is repeated on another, a bounded number of times and within its deadline. Rates and
-//! requests are limited by the engine, as for every disk.
+//! Rule: a read succeeds only with bytes that match the digests that were computed where the disk lies. A
+//! request of a lost connection is repeated on another, a bounded number of times and within its deadline.
+//! Rates and requests are limited by the engine, as for every disk.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -30,8 +30,8 @@ use super::{
 
 /// Times that a request is sent.
 const ATTEMPTS: u32 = 4;
-/// The least that is asked for when the allocation is: a round trip for each small range would cost more than
-/// the data.
+/// The least that is asked for when the allocation is: a round trip for each small range would cost more
+/// than the data.
 const ALLOCATION: Length = Length(1 << 30);
 /// Requests for digests at the same time: one is hashed while another is read.
 const DIGESTS: usize = 4;

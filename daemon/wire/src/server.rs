@@ -199,7 +199,8 @@ struct Requests {
 }
 
 impl Requests {
-    /// Takes requests until the peer says goodbye. It never waits for an answer: pings are answered at any time.
+    /// Takes requests until the peer says goodbye. It never waits for an answer: pings are answered at any
+    /// time.
     async fn take(self, mut incoming: Incoming<ReadHalf<Tls>>) -> Result<(), WireError> {
         let this = Arc::new(self);
         let mut running = JoinSet::new();
@@ -262,7 +263,8 @@ impl Requests {
         }
     }
 
-    /// Queues the reply. The place is free before its last message is sent: a reader that has it may ask again.
+    /// Queues the reply. The place is free before its last message is sent: a reader that has it may ask
+    /// again.
     async fn reply(&self, reply: Vec<Outgoing>, place: tokio::sync::OwnedSemaphorePermit) {
         let mut place = Some(place);
         let count = reply.len();

@@ -1,7 +1,7 @@
 //! The TLS of movers: TLS 1.3, a certificate on both sides, and the name of a mover in it.
 //!
-//! Rule: a peer is a mover by the URI `warmd://mover/NAME` in its certificate, which the one CA has signed. The
-//! name of a host counts for nothing: movers have addresses that change.
+//! Rule: a peer is a mover by the URI `warmd://mover/NAME` in its certificate, which the one CA has signed.
+//! The name of a host counts for nothing: movers have addresses that change.
 
 use std::{io, sync::Arc};
 

@@ -15,7 +15,7 @@ use warmd_cbt::{
     units::{BLOCK, Extent, Length, Offset},
 };
 use warmd_cbt_testing::{DiskEvent, DiskFault, Faults, MemoryDisk};
-use warmd_wire::{Export, RemoteDisk, ZERO_DIGEST, digest_of};
+use warmd_wire::{MoverExport, RemoteDisk, ZERO_DIGEST, digest_of};
 
 const SIZE: u64 = 8 * (1 << 20) + 4096;
 
@@ -147,7 +147,7 @@ async fn a_replaced_export_of_another_size_is_not_read() {
     let remote = RemoteDisk::open(server.options(&movers, "target")).await.unwrap();
     let other = MemoryDisk::new("other", Length(BLOCK), Faults::default(), 1);
     let (id, reader) = ("disk".to_owned(), "target".to_owned());
-    server.exports.add(Export { id, secret: SECRET, reader, disk: Arc::new(other) });
+    server.exports.add(MoverExport { id, secret: SECRET, reader, disk: Arc::new(other) });
     sleep(Duration::from_millis(500)).await;
     let error = remote.read(Offset(0), Buffer::unpooled(BLOCK as usize)).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::Protocol, "{error}");

@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::{net::TcpListener, task::JoinHandle};
 use warmd_cbt::{buffer::BufferPool, disk::ReadDisk};
-use warmd_wire::{Export, Exports, RemoteOptions, ServerOptions, TlsIdentity, serve};
+use warmd_wire::{Exports, MoverExport, RemoteOptions, ServerOptions, TlsIdentity, serve};
 
 pub(crate) const SECRET: [u8; 32] = [42; 32];
 
@@ -50,7 +50,7 @@ impl Movers {
         let address = listener.local_addr().unwrap();
         let exports = Exports::default();
         let (id, reader) = ("disk".to_owned(), "target".to_owned());
-        exports.add(Export { id, secret: SECRET, reader, disk });
+        exports.add(MoverExport { id, secret: SECRET, reader, disk });
         let pool = BufferPool::new(32, 1 << 20);
         let tls = self.identity("source").server().unwrap();
         let options = ServerOptions { pool: pool.clone(), connections: 16 };

@@ -43,7 +43,8 @@ impl Proxy {
         Self { address, stalled, cut, task }
     }
 
-    /// Nothing passes any more, and nothing is closed: as behind a cut link, but TCP on both sides is answered.
+    /// Nothing passes any more, and nothing is closed: as behind a cut link, but TCP on both sides is
+    /// answered.
     pub(crate) fn stall(&self) {
         self.stalled.send_replace(true);
     }
