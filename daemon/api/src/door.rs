@@ -1,7 +1,7 @@
 //! What is asked of a request before its message is read.
 //!
-//! Rule: the message of a caller without a role is read only so far that the refusal can name the role for it,
-//! and a message that does not arrive ends its request.
+//! Rule: of the message of a caller without a role only so much is read that the refusal can name the role
+//! for it, and a message that does not arrive ends its request.
 
 use std::{
     pin::Pin,

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! a read fails with EIO ─▶ renew(child) ─▶ the child is ended in order, a pause, another one ─▶ read again
-//!                                      └─▶ nothing that a restart mends, or too many: the end, with the reason
+//!                                      └─▶ no restart mends this, or too many: the end, with the reason
 //! ```
 
 use std::{
