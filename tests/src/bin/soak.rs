@@ -20,7 +20,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, time::sleep};
 use tokio_util::sync::CancellationToken;
 use warmd_cbt::{buffer::BufferPool, limit::Limit, transfer::TransferSettings};
 use warmd_core::{
@@ -266,7 +266,7 @@ impl Life {
             }
             interrupt::check()?;
             ensure!(begun.elapsed() < END, "{} migrations still work, such as {}", busy.len(), busy[0]);
-            std::thread::sleep(CALM_POLL);
+            self.runtime.block_on(sleep(CALM_POLL));
         }
     }
 
