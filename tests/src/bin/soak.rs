@@ -6,10 +6,10 @@
 //! else, of which a busy host has more. The other lives end by a crash in the middle of the work. The first
 //! quarter of the samples, in which the permanent data comes into memory, does not count. The permanent cost
 //! of a move is the median of the slopes between all pairs of the others (Theil and Sen's estimator, which a
-//! few odd samples do not move). It may be half a KiB per move, and 6 MiB in all, the difference between equal
-//! loads: so in ten minutes a single `MigrationView` left behind by each VM that was moved is found. SQLite's
-//! page cache grows with the file up to its own bound: it is counted separately, and may not exceed the bound.
-//! The contents of the simulated machines' disks and snapshots do not count.
+//! few odd samples do not move). It may be half a KiB per move, and 6 MiB in all, the difference between
+//! equal loads: so in ten minutes a single `MigrationView` left behind by each VM that was moved is found.
+//! SQLite's page cache grows with the file up to its own bound: it is counted separately, and may not exceed
+//! the bound. The contents of the simulated machines' disks and snapshots do not count.
 
 use std::{
     process::ExitCode,
