@@ -113,18 +113,15 @@ fn soak(minutes: u64, seed: u64) -> Result<()> {
     life.seed(&mut fleet, &mut random)?;
     life.stop()?;
     let (begun, whole) = (Instant::now(), Duration::from_mins(minutes));
-    let (mut samples, mut asked, mut crashes, mut lives) = (Vec::new(), 0, 0, 0_u32);
+    let (mut samples, mut asked, mut crashes) = (Vec::new(), 0, 0);
     while begun.elapsed() < whole {
         interrupt::check()?;
         let life = Life::begin(&dir, &fleet)?;
         asked += life.disturb(&mut fleet, &mut random)?;
-        if lives % 2 == 0 {
-            crashes += 1;
-            lives += 1;
-            life.crash();
-            continue;
-        }
-        lives += 1;
+        life.crash();
+        crashes += 1;
+        let life = Life::begin(&dir, &fleet)?;
+        asked += life.disturb(&mut fleet, &mut random)?;
         life.calm(&fleet)?;
         let sample = Sample::now(fleet.iter().map(|one| one.moved).sum())?;
         println!(
@@ -266,7 +263,7 @@ impl Life {
             }
             interrupt::check()?;
             ensure!(begun.elapsed() < END, "{} migrations still work, such as {}", busy.len(), busy[0]);
-            self.runtime.block_on(sleep(CALM_POLL));
+            self.runtime.block_on(async { sleep(CALM_POLL).await });
         }
     }
 
