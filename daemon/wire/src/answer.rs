@@ -10,7 +10,7 @@ use warmd_cbt::{
     buffer::{Buffer, BufferPool},
     disk::{Allocation, DiskError, ErrorKind, ReadDisk},
     manifest::is_zero,
-    units::{BLOCK, Extent, Length, Offset},
+    units::{BLOCK, Extent, Length},
 };
 
 use super::{
@@ -197,9 +197,4 @@ pub(super) async fn digests(
 /// The digest of a block: [`ZERO_DIGEST`] or its BLAKE3.
 pub fn digest_of(block: &[u8]) -> Digest {
     if is_zero(block) { ZERO_DIGEST } else { *blake3::hash(block).as_bytes() }
-}
-
-/// Whether a disk of `size` bytes has all of `extent`.
-pub(super) fn is_on(size: Length, extent: Extent) -> bool {
-    Offset(size.0) >= extent.end()
 }

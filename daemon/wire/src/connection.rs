@@ -76,11 +76,8 @@ async fn greet(to: &Destination) -> Result<(Arc<Connection>, Running), WireError
         tokio::io::split(stream.map_err(|error| WireError::io("the TLS handshake", error))?);
     let mut hello = Vec::new();
     Message::Hello(to.hello.clone()).encode(&mut hello);
-    let greeting = async {
-        output.write_all(&hello).await?;
-        output.flush().await
-    };
-    greeting.await.map_err(|error| WireError::io("greeting the peer", error))?;
+    let greeted = link::write(&mut output, &[&hello]).await;
+    greeted.map_err(|error| WireError::io("greeting the peer", error))?;
     let mut incoming = Incoming::new(input, MAX_MESSAGE);
     // In TLS 1.3 a client learns only now that its certificate was refused.
     let welcome = match incoming.next().await? {
@@ -209,11 +206,5 @@ impl Running {
 }
 
 async fn send(output: &mut WriteHalf<Tls>, bytes: &[u8], patience: Duration) -> Result<(), WireError> {
-    let sending = async {
-        output.write_all(bytes).await?;
-        output.flush().await
-    };
-    let sent =
-        timeout(patience, sending).await.map_err(|_| WireError::Late("sending a request", patience))?;
-    sent.map_err(|error| WireError::io("sending to the peer", error))
+    link::send(output, "sending a request", &[bytes], patience).await
 }

@@ -56,7 +56,7 @@ impl Exports {
     /// The disk that this peer asks for, and what ends with the export.
     ///
     /// # Errors
-    /// Why it may not have it: for the log alone, as the peer is not to learn which exports there are.
+    /// The reason for the refusal. Only the log gets it: the peer must not learn which exports there are.
     pub(super) fn find(
         &self,
         hello: &Hello,

@@ -16,9 +16,9 @@ use std::{
 
 use rustix::net::sockopt;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, BufReader, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader, ReadBuf},
     net::TcpStream,
-    time::Instant,
+    time::{Instant, timeout},
 };
 
 use super::{bytes::Malformed, error::WireError, message::Message};
@@ -51,6 +51,26 @@ pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
         tracing::debug!(%error, "congestion control bbr is not available: the host's own is used");
     }
     Ok(())
+}
+
+/// Writes these parts one after the other.
+pub(super) async fn write(output: &mut (impl AsyncWrite + Unpin), parts: &[&[u8]]) -> io::Result<()> {
+    for part in parts {
+        output.write_all(part).await?;
+    }
+    output.flush().await
+}
+
+/// The same, within `patience`; `doing` is for the error.
+pub(super) async fn send(
+    output: &mut (impl AsyncWrite + Unpin),
+    doing: &'static str,
+    parts: &[&[u8]],
+    patience: Duration,
+) -> Result<(), WireError> {
+    let sent = timeout(patience, write(output, parts)).await;
+    let sent = sent.map_err(|_| WireError::Late(doing, patience))?;
+    sent.map_err(|error| WireError::io("sending to the peer", error))
 }
 
 /// When the peer was last heard.

@@ -305,11 +305,7 @@ fn runs(reader: &mut Reader<'_>) -> Result<Vec<Allocation>, Malformed> {
 
 /// A text for people, cut to what a message takes.
 fn cut(text: &str) -> &str {
-    let mut end = text.len().min(MAX_TEXT);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    &text[..text.floor_char_boundary(MAX_TEXT)]
 }
 
 fn refusal_code(reason: RefusalReason) -> u8 {

@@ -25,7 +25,7 @@ use super::{
     error::WireError,
     flow::{Flow, FlowView},
     in_flight::{Question, Reply, Unanswered},
-    message::{Digest, Hello, MAX_DIGESTS, OLDEST, VERSION, Welcome},
+    message::{DIGEST_BLOCKS, Digest, Hello, MAX_DIGESTS, OLDEST, VERSION, Welcome},
 };
 
 /// Times that a request is sent.
@@ -131,7 +131,7 @@ impl RemoteDisk {
     /// Also if `block` is outside [`DIGEST_BLOCKS`](super::DIGEST_BLOCKS).
     pub async fn digests(&self, extent: Extent, block: u32) -> Result<Vec<Digest>, DiskError> {
         let failed = |error| failed(&self.options, Operation::Read, Some(extent), error);
-        if !super::message::DIGEST_BLOCKS.contains(&block) {
+        if !DIGEST_BLOCKS.contains(&block) {
             let error = std::io::Error::from(std::io::ErrorKind::InvalidInput);
             return Err(failed(WireError::Io("the size of blocks for digests", Arc::new(error))));
         }

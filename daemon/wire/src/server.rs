@@ -7,9 +7,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncWriteExt as _, ReadHalf, WriteHalf},
+    io::{ReadHalf, WriteHalf},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -17,6 +17,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use warmd_cbt::{
     buffer::BufferPool,
     disk::{ErrorKind, ReadDisk},
+    units::Extent,
 };
 
 use super::{
@@ -147,13 +148,7 @@ async fn greet(
 }
 
 async fn send(output: &mut WriteHalf<Tls>, message: &Outgoing) -> Result<(), WireError> {
-    let sending = async {
-        output.write_all(&message.head).await?;
-        output.write_all(message.body()).await?;
-        output.flush().await
-    };
-    let sent = timeout(SENDING, sending).await.map_err(|_| WireError::Late("sending a message", SENDING))?;
-    sent.map_err(|error| WireError::io("sending to the peer", error))
+    link::send(output, "sending a message", &[&message.head, message.body()], SENDING).await
 }
 
 impl ServedConnection {
@@ -219,7 +214,7 @@ impl Requests {
                 | Message::AskDigests { extent, .. } => *extent,
                 _ => return Err(Malformed("the message is none of a reader").into()),
             };
-            if !answer::is_on(this.welcome.size, extent) {
+            if !extent.within(this.welcome.size) {
                 return Err(Malformed("a request reaches past the end of the disk").into());
             }
             let place = Arc::clone(&this.places).try_acquire_owned();
@@ -255,7 +250,7 @@ impl Requests {
         }
     }
 
-    async fn read(&self, id: u64, extent: warmd_cbt::units::Extent, pack: bool) -> Vec<Outgoing> {
+    async fn read(&self, id: u64, extent: Extent, pack: bool) -> Vec<Outgoing> {
         let bytes = extent.len().0 as u32;
         match Arc::clone(&self.memory).acquire_many_owned(bytes).await {
             Ok(permit) => answer::read(&*self.disk, &self.pool, permit, (id, extent, pack)).await,
@@ -265,7 +260,7 @@ impl Requests {
 
     /// Queues the reply. The place is free before its last message is sent: a reader that has it may ask
     /// again.
-    async fn reply(&self, reply: Vec<Outgoing>, place: tokio::sync::OwnedSemaphorePermit) {
+    async fn reply(&self, reply: Vec<Outgoing>, place: OwnedSemaphorePermit) {
         let mut place = Some(place);
         let count = reply.len();
         for (number, message) in reply.into_iter().enumerate() {
