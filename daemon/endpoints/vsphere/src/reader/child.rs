@@ -91,19 +91,8 @@ impl Serving {
     }
 
     pub(super) async fn complaint(&self) -> Option<ReaderError> {
-        let deadline = Instant::now() + SAY;
-        loop {
-            let said = self.said.complaint();
-            let is_late = Instant::now() >= deadline;
-            // The line that says the cause may follow one that does not.
-            if said.as_ref().is_some_and(|said| is_late || said.complaint != Complaint::Unknown) {
-                return said;
-            }
-            if is_late {
-                return self.health.gave_up();
-            }
-            sleep(POLL).await;
-        }
+        timeout(SAY, self.said.explained()).await.ok();
+        self.said.complaint().or_else(|| self.health.gave_up())
     }
 
     /// Whether it reads, for those who read.
@@ -343,6 +332,15 @@ mod tests {
         Owner::new("m-1")
     }
 
+    /// What a stand-in does that serves until SIGTERM; it adds a line to each file.
+    fn serves(starts: &Path, ends: &Path) -> String {
+        format!(
+            "echo x >> {}; echo $$ > $PIDFILE; trap 'echo x >> {}; exit 0' TERM; while :; do sleep 0.1; done",
+            starts.display(),
+            ends.display()
+        )
+    }
+
     fn lines(path: &Path) -> usize {
         std::fs::read_to_string(path).map(|text| text.lines().count()).unwrap_or_default()
     }
@@ -375,12 +373,8 @@ mod tests {
     async fn a_child_that_dies_is_started_again_and_ends_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let (starts, ends) = (dir.path().join("starts"), dir.path().join("ends"));
-        let what = format!(
-            "echo x >> {}; echo $$ > $PIDFILE; trap 'echo x >> {}; exit 0' TERM; while :; do sleep 0.1; done",
-            starts.display(),
-            ends.display()
-        );
-        let serving = Serving::start(&stand_in(dir.path(), &what), &order(), &owner()).await.unwrap();
+        let serves = serves(&starts, &ends);
+        let serving = Serving::start(&stand_in(dir.path(), &serves), &order(), &owner()).await.unwrap();
         let pid: i32 = std::fs::read_to_string(serving.place.pid()).unwrap().trim().parse().unwrap();
         kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
         until(|| lines(&starts) == 2).await;
@@ -406,12 +400,8 @@ mod tests {
     async fn a_child_that_does_not_read_is_ended_and_replaced_once() {
         let dir = tempfile::tempdir().unwrap();
         let (starts, ends) = (dir.path().join("starts"), dir.path().join("ends"));
-        let what = format!(
-            "echo x >> {}; echo $$ > $PIDFILE; trap 'echo x >> {}; exit 0' TERM; while :; do sleep 0.1; done",
-            starts.display(),
-            ends.display()
-        );
-        let serving = Serving::start(&stand_in(dir.path(), &what), &order(), &owner()).await.unwrap();
+        let serves = serves(&starts, &ends);
+        let serving = Serving::start(&stand_in(dir.path(), &serves), &order(), &owner()).await.unwrap();
         let health = serving.health();
         let (one, other) = tokio::join!(health.renew(1), health.renew(1));
         assert_eq!((one, other, health.child()), (Ok(()), Ok(()), 2));

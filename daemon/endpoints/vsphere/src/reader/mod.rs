@@ -1,9 +1,8 @@
 //! Readers: a command that gives an NBD socket for one disk of one snapshot.
 //!
 //! Rule: the daemon's NBD client reads; here is only who serves. One child for each disk, started again when
-//! it dies or does not read any more, ended when the reader is dropped. What the child says on its error
-//! output is the only reason that there ever is, so it is kept and classified; what is not understood is told
-//! as it is.
+//! it dies or does not read any more, ended when the reader is dropped. The error output of the child is
+//! the only source of reasons: its last lines are kept and classified, and unknown text is shown unchanged.
 //!
 //! ```text
 //! vddk     nbdkit --filter=retry-request --filter=cacheextents vddk  server=VC vm=… file=…  (VMware)

@@ -7,7 +7,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::why::ReaderError;
+use super::why::{Complaint, ReaderError};
 
 const MAX_LINES: usize = 100;
 const MAX_LINE: usize = 1000;
@@ -23,6 +23,10 @@ struct Lines {
 }
 
 impl Lines {
+    fn complaint(&self) -> Option<ReaderError> {
+        ReaderError::find(self.all.iter().map(String::as_str))
+    }
+
     fn refusal(&self) -> Option<ReaderError> {
         let earlier = self.all.len().saturating_sub(self.fresh);
         let fresh = self.all.iter().skip(earlier).map(String::as_str);
@@ -47,7 +51,14 @@ impl Said {
     }
 
     pub(super) fn complaint(&self) -> Option<ReaderError> {
-        ReaderError::find(self.0.borrow().all.iter().map(String::as_str))
+        self.0.borrow().complaint()
+    }
+
+    /// Waits until a complaint is a known one. The line that has the cause may follow one that does not.
+    pub(super) async fn explained(&self) {
+        let is_known = |error: ReaderError| error.complaint != Complaint::Unknown;
+        // It cannot be closed: the sender is here.
+        self.0.subscribe().wait_for(|lines| lines.complaint().is_some_and(is_known)).await.ok();
     }
 
     /// What the present child said, if no other child would read either.
@@ -64,7 +75,7 @@ impl Said {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::why::Complaint, *};
+    use super::*;
 
     #[test]
     fn only_the_present_child_refuses_and_lines_are_bounded() {
