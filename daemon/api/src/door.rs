@@ -61,8 +61,9 @@ where
         if !request.uri().path().starts_with(GUARDED) {
             return self.inner.call(request);
         }
-        let refusal = self.api.control(request.extensions()).may_look().err().map(|error| status(&error));
-        self.inner.call(request.map(|body| Body::new(Arriving::new(body, refusal))))
+        let control = self.api.control(request.extensions());
+        let look = move || control.may_look().map_err(|error| status(&error));
+        self.inner.call(request.map(|body| Body::new(Arriving::new(body, look))))
     }
 }
 
@@ -70,21 +71,22 @@ where
 struct Arriving {
     body: Body,
     late: Pin<Box<Sleep>>,
-    /// For a caller without a role: what may still be read, and the answer after that.
-    bound: Option<(usize, Status)>,
+    /// The bytes read so far.
+    read: usize,
+    /// Asks whether the caller has a role. A refusal is logged: asked only about a long message, as the call
+    /// itself asks too.
+    look: Box<dyn Fn() -> Result<(), Status> + Send>,
 }
 
 impl Arriving {
-    fn new(body: Body, refusal: Option<Status>) -> Self {
-        let bound = refusal.map(|refusal| (WITHOUT_ROLE, refusal));
-        Self { body, late: Box::pin(sleep(ARRIVAL)), bound }
+    fn new(body: Body, look: impl Fn() -> Result<(), Status> + Send + 'static) -> Self {
+        Self { body, late: Box::pin(sleep(ARRIVAL)), read: 0, look: Box::new(look) }
     }
 
     /// Whether a frame of so many bytes is still read.
-    fn bounded(&mut self, bytes: usize) -> Result<(), Status> {
-        let Some((left, refusal)) = &mut self.bound else { return Ok(()) };
-        *left = left.checked_sub(bytes).ok_or_else(|| refusal.clone())?;
-        Ok(())
+    fn may_read(&mut self, bytes: usize) -> Result<(), Status> {
+        self.read = self.read.saturating_add(bytes);
+        if self.read > WITHOUT_ROLE { (self.look)() } else { Ok(()) }
     }
 }
 
@@ -101,7 +103,7 @@ impl HttpBody for Arriving {
                 && let Some(data) = frame.data_ref()
             {
                 let bytes = data.remaining();
-                self.bounded(bytes)?;
+                self.may_read(bytes)?;
             }
             return Poll::Ready(frame);
         }
@@ -163,15 +165,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn message_that_does_not_arrive_ends_its_request() {
         let begun = Instant::now();
-        let (status, read) = failure(Arriving::new(Body::new(frames()), None)).await;
+        let (status, read) = failure(Arriving::new(Body::new(frames()), || Ok(()))).await;
         assert_eq!((status.code(), read), (Code::DeadlineExceeded, 40960));
         assert_eq!(begun.elapsed(), ARRIVAL);
     }
 
     #[tokio::test(start_paused = true)]
     async fn of_a_caller_without_a_role_little_is_read() {
-        let refusal = Some(Status::permission_denied("no role"));
-        let (status, read) = failure(Arriving::new(Body::new(frames()), refusal)).await;
+        let look = || Err(Status::permission_denied("no role"));
+        let (status, read) = failure(Arriving::new(Body::new(frames()), look)).await;
         assert_eq!((status.message(), read), ("no role", WITHOUT_ROLE));
     }
 }

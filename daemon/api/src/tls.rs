@@ -136,7 +136,8 @@ fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, ApiError> {
     PrivateKeyDer::from_pem_slice(&text).map_err(|error| unusable("read the private key in", path, error))
 }
 
-/// A file's content and mode, of one opening: a file that is replaced meanwhile is judged as it is read.
+/// The content and the mode of a file, both through one file descriptor: if the file is replaced in between,
+/// they still belong together.
 fn read(path: &Path) -> Result<(Vec<u8>, u32), ApiError> {
     let failed = |error| unusable("read", path, error);
     let file = fs::File::open(path).map_err(failed)?;

@@ -310,11 +310,11 @@ async fn large_message_without_a_role_is_refused_by_the_role() {
     let remote = Remote::start().await;
     let toml = format!("{PLAN_FILE}# {}\n", "x".repeat(500_000));
     let message = encoded(&v1::PlansApplyRequest { toml, dry_run: false });
-    let refused = ask(&remote.channel("nobody").await, "Plans/Apply", &message).await.unwrap_err();
+    let refused = ask(&remote.channel("stranger").await, "Plans/Apply", &message).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
-    assert!(refused.message().contains("cert:nobody"), "{refused}");
-    remote.grant("nobody", Role::Planner, &[]).await;
-    ask(&remote.channel("nobody").await, "Plans/Apply", &message).await.unwrap();
+    assert!(refused.message().contains("cert:stranger"), "{refused}");
+    remote.grant("stranger", Role::Planner, &[]).await;
+    ask(&remote.channel("stranger").await, "Plans/Apply", &message).await.unwrap();
 }
 
 #[tokio::test]
