@@ -59,11 +59,11 @@ fn paused(stage: &mut FaultStage<'_>) -> Result<()> {
     stage.seed()?;
     let rig = stage.rig()?;
     rig.old.virsh(["suspend", "guest"])?;
-    stage.sync_fails("virsh resume")?;
-    let state = stage.rig()?.guest.state(&stage.rig()?.old)?;
-    ensure!(state == "paused", "another tool's paused VM is {state:?} now");
-    stage.rig()?.old.virsh(["resume", "guest"])?;
-    stage.resume()
+    stage.sync_waits("virsh resume", || {
+        let state = rig.guest.state(&rig.old)?;
+        ensure!(state == "paused", "another tool's paused VM is {state:?} now");
+        rig.old.virsh(["resume", "guest"]).map(drop)
+    })
 }
 
 fn gone(stage: &mut FaultStage<'_>) -> Result<()> {
@@ -231,14 +231,14 @@ fn foreign_backup(stage: &mut FaultStage<'_>) -> Result<()> {
     )?;
     let rig = stage.rig()?;
     rig.old.virsh(["backup-begin", "guest", &xml.to_string_lossy()])?;
-    stage.sync_fails("not warmd's")?;
-    let job = stage.rig()?.old.virsh(["backup-dumpxml", "guest"])?;
-    ensure!(job.contains(&format!("{at}/sock")), "another tool's job was ended: {job}");
-    stage.rig()?.old.virsh(["domjobabort", "guest"])?;
-    crate::wait_until("their job to end", WORK, || {
-        Ok((stage.rig()?.old.try_virsh(["backup-dumpxml", "guest"])?.code != Some(0)).then_some(()))
-    })?;
-    stage.resume()
+    stage.sync_waits("not warmd's", || {
+        let job = rig.old.virsh(["backup-dumpxml", "guest"])?;
+        ensure!(job.contains(&format!("{at}/sock")), "another tool's job was ended: {job}");
+        rig.old.virsh(["domjobabort", "guest"])?;
+        crate::wait_until("their job to end", WORK, || {
+            Ok((rig.old.try_virsh(["backup-dumpxml", "guest"])?.code != Some(0)).then_some(()))
+        })
+    })
 }
 
 fn foreign_checkpoint(stage: &mut FaultStage<'_>) -> Result<()> {

@@ -205,6 +205,21 @@ impl<'a> FaultStage<'a> {
         self.wait_for_failure(word)
     }
 
+    /// A delta that must wait, with this word in the reason, until `mend` has removed it, and then ends.
+    pub fn sync_waits(&self, word: &str, mend: impl FnOnce() -> Result<()>) -> Result<()> {
+        let before = self.rig()?.passes()?.len();
+        let out = self.rig()?.try_verb("sync", &["--no-wait"])?;
+        ensure!(out.code == Some(0), "the sync ended with {:?}: {}{}", out.code, out.stdout, out.stderr);
+        self.wait_for_view(&format!("a wait for {word:?}"), WORK, |view| {
+            view["waiting"]["reason"].as_str().is_some_and(|reason| reason.contains(word))
+        })?;
+        mend()?;
+        self.rig()?.wait_for("synced")?;
+        let passes = self.rig()?.passes()?.len();
+        ensure!(passes > before, "after the wait there are {passes} passes, as before it");
+        Ok(())
+    }
+
     /// `resume`, up to synced.
     pub fn resume(&self) -> Result<()> {
         self.rig()?.verb("resume")?;

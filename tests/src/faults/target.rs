@@ -1,6 +1,6 @@
 //! The target's storage and its VM.
 
-use std::{io::Write as _, os::unix::fs::FileExt as _, path::Path};
+use std::{os::unix::fs::FileExt as _, path::Path};
 
 use anyhow::{Context as _, Result, ensure};
 use rand::RngExt as _;
@@ -187,9 +187,8 @@ fn foreign(stage: &mut FaultStage<'_>) -> Result<()> {
     let at = stage.random.random_range(0..255_u64) << 20;
     let mut bytes = vec![0; 4096];
     stage.random.fill(&mut bytes[..]);
-    let file = std::fs::File::options().write(true).open(&volume)?;
-    file.write_all_at(&bytes, at)?;
-    (&file).flush()?;
+    // Closed before the verification: a disk that another program has open for writing is not verified.
+    std::fs::File::options().write(true).open(&volume)?.write_all_at(&bytes, at)?;
     found_by_readback(stage)
 }
 
