@@ -528,12 +528,17 @@ impl Hoarder {
     }
 
     fn options(&self) -> NbdOptions {
-        NbdOptions { request_timeout: Duration::from_millis(300), ..self.script.options() }
+        self.script.options()
+    }
+
+    /// For what must not be answered.
+    fn hasty(&self) -> NbdOptions {
+        NbdOptions { request_timeout: Duration::from_millis(300), ..self.options() }
     }
 
     /// Writes what is older; the write is abandoned.
     async fn give_up(&self) {
-        let disk = NbdDisk::open(self.options()).await.unwrap();
+        let disk = NbdDisk::open(self.hasty()).await.unwrap();
         in_time(disk.write_at(Offset(0), buffer(&OLD), 0..4096, false))
             .await
             .expect_err("the server does not answer");
@@ -544,7 +549,7 @@ impl Hoarder {
 async fn nothing_newer_is_written_while_an_older_write_may_land() {
     let server = Hoarder::new(false);
     server.give_up().await;
-    let early = in_time(NbdDisk::open(server.options())).await.expect_err("the older write is not over");
+    let early = in_time(NbdDisk::open(server.hasty())).await.expect_err("the older write is not over");
     assert_eq!(early.kind(), ErrorKind::Timeout, "{early}");
     assert!(early.to_string().contains("earlier connection"), "{early}");
     let reader = NbdOptions { writable: false, ..server.options() };

@@ -100,6 +100,12 @@ impl FileDisk {
         self.lane = lane;
     }
 
+    /// Changes its calls' deadline, which its opening had in full.
+    #[cfg(test)]
+    pub(super) fn set_deadline(&mut self, deadline: Duration) {
+        self.options.deadline = deadline;
+    }
+
     /// Runs `work` on a thread that may hang. `changes` says that abandoning it breaks the volume; `loan` is
     /// for the buffer that it uses, which is written off then.
     async fn run<T: Send + 'static>(

@@ -136,6 +136,13 @@ impl Bench {
         self.try_open(faults, VolumeOptions::default()).await.unwrap()
     }
 
+    /// A disk whose calls are given up soon, once the opening had its time.
+    async fn open_hasty(&self, faults: &Arc<Faulty>) -> FileDisk {
+        let mut disk = self.open(faults).await;
+        disk.set_deadline(hasty().deadline);
+        disk
+    }
+
     async fn try_open(&self, faults: &Arc<Faulty>, options: VolumeOptions) -> Result<FileDisk, VolumeError> {
         FileDisk::open_by(&self.path, SIZE, options, || Box::new(Arc::clone(faults))).await
     }
