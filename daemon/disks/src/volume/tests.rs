@@ -136,7 +136,7 @@ impl Bench {
         self.try_open(faults, VolumeOptions::default()).await.unwrap()
     }
 
-    /// A disk whose calls are given up soon, once the opening had its time.
+    /// A disk whose calls are abandoned soon, once the opening had its time.
     async fn open_hasty(&self, faults: &Arc<Faulty>) -> FileDisk {
         let mut disk = self.open(faults).await;
         disk.set_deadline(hasty().deadline);
