@@ -153,7 +153,7 @@ async fn described(bench: &dyn SourceBench) -> Result<Replica> {
         other => bail!("a VM that is not there: {other:?}"),
     }
     let keys: Vec<_> = machine.disks.iter().map(|disk| disk.key.clone()).collect();
-    source.can_finish(&machine.id, &keys).await?;
+    source.can_finish(&machine.id, MigrationId::generate(), &keys).await?;
     let disks = machine.disks.iter().map(|disk| DiskCopy {
         key: disk.key.clone(),
         // Not zeroes: what was never copied differs.

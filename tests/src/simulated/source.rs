@@ -99,7 +99,12 @@ impl Source for SimulatedSource {
         Ok(self.0.with(|truth| truth.source_objects.clone()))
     }
 
-    async fn can_finish(&self, _vm: &VmId, _disks: &[DiskKey]) -> Result<(), SourceError> {
+    async fn can_finish(
+        &self,
+        _vm: &VmId,
+        _owner: MigrationId,
+        _disks: &[DiskKey],
+    ) -> Result<(), SourceError> {
         self.strike("can-finish").await?;
         Ok(())
     }

@@ -51,7 +51,7 @@ fn a_vm_is_listed_and_described() {
         let untracked = careful.describe(NAME).await?.disks.iter().all(|disk| disk.untracked.is_some());
         ensure!(untracked, "a plan that allows no tracking has tracked disks");
         let keys: Vec<_> = machine.disks.iter().map(|disk| disk.key.clone()).collect();
-        bench.source.can_finish(&bench.vm, &keys).await?;
+        bench.source.can_finish(&bench.vm, bench.owner, &keys).await?;
         assert_error(bench.source.describe("nothing").await, SourceErrorKind::NotFound, "nothing")
     });
 }
@@ -88,13 +88,13 @@ fn what_stands_in_the_way_is_named_by_its_rule() {
         bench.rig.order("remove", &json!({"machine": NAME, "snapshot": other["snapshot"]}))?;
         bench.rig.order("consolidation", &json!({"machine": NAME, "on": true}))?;
         found(Rule::ConsolidationNeeded, "onsolidat").await?;
-        let finish = bench.source.can_finish(&bench.vm, &keys).await;
+        let finish = bench.source.can_finish(&bench.vm, bench.owner, &keys).await;
         assert_error(finish, SourceErrorKind::Blocked, "onsolidat")?;
         bench.rig.order("consolidation", &json!({"machine": NAME, "on": false}))?;
         for (way, word) in [("independent", "independent"), ("shared", "multi-writer"), ("rdm", "physical")] {
             bench.rig.order("disk", &json!({"machine": NAME, "disk": 1, "do": way}))?;
             found(Rule::DiskUnsupported, word).await?;
-            let finish = bench.source.can_finish(&bench.vm, &keys).await;
+            let finish = bench.source.can_finish(&bench.vm, bench.owner, &keys).await;
             assert_error(finish, SourceErrorKind::Refused, word)?;
             bench.rig.order("disk", &json!({"machine": NAME, "disk": 1, "do": "plain"}))?;
         }
@@ -107,18 +107,18 @@ fn what_stands_in_the_way_is_named_by_its_rule() {
         for privilege in ["VirtualMachine.Interact.PowerOn", "VirtualMachine.State.CreateSnapshot"] {
             let deny = |on: bool| bench.rig.order("deny", &json!({"privilege": privilege, "on": on}));
             deny(true)?;
-            let finish = bench.source.can_finish(&bench.vm, &keys).await;
+            let finish = bench.source.can_finish(&bench.vm, bench.owner, &keys).await;
             assert_error(finish, SourceErrorKind::Refused, privilege)?;
             let warnings = bench.source.warnings().await;
             ensure!(warnings.iter().any(|warning| warning.contains(privilege)), "{warnings:?}");
             deny(false)?;
         }
-        bench.source.can_finish(&bench.vm, &keys).await?;
+        bench.source.can_finish(&bench.vm, bench.owner, &keys).await?;
         let told = bench.source.objections(&bench.vm).await?;
         ensure!(told.len() == 1 && told[0].rule == Rule::TrackingSwitchedOn, "{told:?}");
         bench.rig.order("unregister", &json!({"machine": NAME}))?;
         assert_error(bench.source.power(&bench.vm).await, SourceErrorKind::NotFound, &bench.vm.0)?;
-        let finish = bench.source.can_finish(&bench.vm, &keys).await;
+        let finish = bench.source.can_finish(&bench.vm, bench.owner, &keys).await;
         assert_error(finish, SourceErrorKind::NotFound, &bench.vm.0)
     });
 }

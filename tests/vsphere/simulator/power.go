@@ -15,7 +15,12 @@ import (
 
 // PowerOnVMTask is called with the machine's lock held.
 func (v *VM) PowerOnVMTask(_ *simulator.Context, _ *types.PowerOnVM_Task) soap.HasFault {
-	ref := v.start("PowerOnVM_Task", func(*Task) (types.AnyType, types.BaseMethodFault) {
+	const method = "PowerOnVM_Task"
+	if busy := v.busy(); busy != nil {
+		ref := v.refuse(method, &types.TaskInProgress{Task: *busy})
+		return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: ref}}
+	}
+	ref := v.start(method, func(*Task) (types.AnyType, types.BaseMethodFault) {
 		return nil, v.turnOn()
 	})
 	return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: ref}}

@@ -33,17 +33,22 @@ type Snapshot struct {
 // consolidating are the methods whose tasks have a machine's disks.
 var consolidating = []string{"RemoveSnapshot_Task", "RemoveAllSnapshots_Task", "ConsolidateVMDisks_Task"}
 
+// busy is the task that has the machine's disks, if one has. A real server answers with it to what needs them
+// too. The machine's lock is held.
+func (v *VM) busy() (task *ref) {
+	for _, method := range consolidating {
+		if v.running[method] > 0 {
+			latest := v.latest[method]
+			task = &latest
+		}
+	}
+	return task
+}
+
 // CreateSnapshotTask is called with the machine's lock held.
 func (v *VM) CreateSnapshotTask(_ *simulator.Context, req *types.CreateSnapshot_Task) soap.HasFault {
 	const method = "CreateSnapshot_Task"
-	// A real one answers so while another task of the same machine has its disks.
-	var busy *ref
-	for _, other := range consolidating {
-		if v.running[other] > 0 {
-			task := v.latest[other]
-			busy = &task
-		}
-	}
+	busy := v.busy()
 	ref := v.start(method, func(*Task) (types.AnyType, types.BaseMethodFault) {
 		if busy != nil {
 			overlaps.add()

@@ -43,6 +43,15 @@ func (v *VM) start(method string, do work) types.ManagedObjectReference {
 	return t.Self
 }
 
+// refuse begins a task that fails at once, without the machine's turn. The machine's lock is held.
+func (v *VM) refuse(method string, fault types.BaseMethodFault) types.ManagedObjectReference {
+	t := newTask(v.Self, v.Name, method)
+	v.RecentTask = append(recent(v.RecentTask), t.Self)
+	touched(v.Self, "recentTask")
+	go t.run(method, func(*Task) (types.AnyType, types.BaseMethodFault) { return nil, fault })
+	return t.Self
+}
+
 // recent keeps the tasks that still exist, as many as VMware shows.
 func recent(tasks []types.ManagedObjectReference) []types.ManagedObjectReference {
 	var left []types.ManagedObjectReference

@@ -57,9 +57,14 @@ pub trait Source: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Fails unless all is there that reading these disks with the VM off, and starting the VM again, will
-    /// need. Called before the VM is stopped; changes nothing.
-    async fn can_finish(&self, _vm: &VmId, _disks: &[DiskKey]) -> Result<(), SourceError> {
+    /// Fails unless all is there that this migration needs to read these disks with the VM off, and to start
+    /// the VM again. Called before the VM is stopped; changes nothing.
+    async fn can_finish(
+        &self,
+        _vm: &VmId,
+        _owner: MigrationId,
+        _disks: &[DiskKey],
+    ) -> Result<(), SourceError> {
         Ok(())
     }
 

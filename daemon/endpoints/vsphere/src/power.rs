@@ -149,7 +149,8 @@ impl Vsphere {
                 Power::On => {}
             }
             let begun = vm::power_off(&self.client, of).await;
-            last = Some(self.switched(begun, "the server says that it is done, and it still runs").await?);
+            last =
+                Some(self.switched(of, begun, "the server says that it is done, and it still runs").await?);
         }
         // The last attempt may have done it.
         if self.status(of).await?.power == Power::Off {
@@ -158,9 +159,10 @@ impl Vsphere {
         Err(VsphereError::new(Kind::Failed, "cutting the power", last.unwrap_or_default()))
     }
 
-    /// Waits for a switch of the power that was begun. Answers what came of it, in case that a look finds the
-    /// VM as it was: `unchanged` if the server says that it is done.
-    async fn switched(&self, begun: Result<MoRef>, unchanged: &str) -> Result<String> {
+    /// Waits for a switch of the power that was begun, and for the task that prevents it, if one does.
+    /// Returns the result, in case that a look finds the VM as it was: `unchanged` if the server says that
+    /// the switch is done.
+    async fn switched(&self, of: &MoRef, begun: Result<MoRef>, unchanged: &str) -> Result<String> {
         let result = match begun {
             Ok(task) => tasks::wait(&self.client, &task, SWITCH, AtDeadline::Leave).await,
             Err(error) => Err(error),
@@ -173,6 +175,11 @@ impl Vsphere {
             }
             Err(error) if error.kind == Kind::Blocked => {
                 sleep_until(Instant::now() + POLL).await;
+                // As a rule the removal of a pass's snapshot, which may take hours: the VM must not stay off
+                // for longer than that.
+                if error.fault() == Some(&FaultKind::TaskInProgress) {
+                    self.idle(of).await?;
+                }
                 Ok(error.to_string())
             }
             Err(error) => Err(error),
@@ -192,7 +199,7 @@ impl Vsphere {
                 };
             }
             let begun = vm::power_on(&self.client, of).await;
-            let came = self.switched(begun, "the server says that it is done, and it is off").await;
+            let came = self.switched(of, begun, "the server says that it is done, and it is off").await;
             last = Some(came.during(context)?);
             if let Ok(PowerStatus { question: Some(question), .. }) = self.status(of).await {
                 return Err(VsphereError::blocked(context(), waits(&question)));

@@ -9,7 +9,7 @@ use crate::{context::Context, failure::WorkError};
 /// Checks what the phases after the stop need: later the VM would be off when it is found missing.
 pub(super) async fn can_finish(context: &Context) -> Result<(), WorkError> {
     let disks: Vec<_> = context.machine.disks.iter().map(|disk| disk.key.clone()).collect();
-    Ok(context.source.can_finish(&context.vm, &disks).await?)
+    Ok(context.source.can_finish(&context.vm, context.id, &disks).await?)
 }
 
 /// A disk that was added to the VM since the migration began is in no ledger: without it nothing may be

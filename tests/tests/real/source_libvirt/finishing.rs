@@ -48,7 +48,7 @@ fn pool_volume_is_copied_with_the_vm_running_and_off() {
         ensure!(size(bench.source.describe(UUID).await?) == 8 * MIB);
         let first = bench.pass(&Marks::new()).await?;
         bench.write(0, 1, MIB, 512)?;
-        bench.source.can_finish(&bench.vm, &keys(&bench)).await?;
+        bench.source.can_finish(&bench.vm, bench.owner, &keys(&bench)).await?;
         bench.virsh(["destroy", UUID])?;
         ensure!(bench.source.disk_keys(&bench.vm).await? == keys(&bench));
         let last = bench.final_snapshot(&first).await?;
@@ -61,7 +61,7 @@ fn pool_volume_is_copied_with_the_vm_running_and_off() {
 
         bench.virsh(["start", UUID])?;
         bench.virsh(["pool-destroy", "p"])?;
-        let refused = bench.source.can_finish(&bench.vm, &keys(&bench)).await;
+        let refused = bench.source.can_finish(&bench.vm, bench.owner, &keys(&bench)).await;
         assert_error(refused, SourceErrorKind::Refused, "not active")
     });
 }
@@ -115,10 +115,10 @@ fn missing_medium_or_network_is_reported_before_the_stop() {
         );
         bench.define(&drive)?;
         bench.virsh(["start", UUID])?;
-        bench.source.can_finish(&bench.vm, &keys(&bench)).await?;
+        bench.source.can_finish(&bench.vm, bench.owner, &keys(&bench)).await?;
         std::fs::remove_file(&medium)?;
         let word = medium.to_string_lossy().into_owned();
-        let refused = bench.source.can_finish(&bench.vm, &keys(&bench)).await;
+        let refused = bench.source.can_finish(&bench.vm, bench.owner, &keys(&bench)).await;
         assert_error(refused, SourceErrorKind::Refused, &word)?;
         let found = bench.source.objections(&bench.vm).await?;
         ensure!(
@@ -131,7 +131,7 @@ fn missing_medium_or_network_is_reported_before_the_stop() {
         ensure!(bench.source.describe(UUID).await?.disks[0].size.0 == 8 * MIB);
 
         bench.define("<interface type='network'><source network='gone'/></interface>")?;
-        let refused = bench.source.can_finish(&bench.vm, &keys(&bench)).await;
+        let refused = bench.source.can_finish(&bench.vm, bench.owner, &keys(&bench)).await;
         assert_error(refused, SourceErrorKind::Refused, "gone")
     });
 }
@@ -154,10 +154,10 @@ fn marks_of_an_encrypted_image_fail_nothing_and_go_at_the_end() {
              </encryption></source>"
         );
         define_with(&bench, "", &[(source, encrypted)])?;
-        let refused = bench.source.can_finish(&bench.vm, &keys(&bench)).await;
+        let refused = bench.source.can_finish(&bench.vm, bench.owner, &keys(&bench)).await;
         assert_error(refused, SourceErrorKind::Refused, "value")?;
         bench.virsh(["secret-set-value", uuid, "--base64", "YWJj"])?;
-        bench.source.can_finish(&bench.vm, &keys(&bench)).await?;
+        bench.source.can_finish(&bench.vm, bench.owner, &keys(&bench)).await?;
 
         bench.virsh(["start", UUID])?;
         let first = bench.pass(&Marks::new()).await?;

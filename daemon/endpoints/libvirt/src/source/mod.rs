@@ -139,7 +139,7 @@ impl Source for LibvirtSource {
         self.objections_to(domain_id(vm)?).await
     }
 
-    async fn can_finish(&self, vm: &VmId, disks: &[DiskKey]) -> Result<(), SourceError> {
+    async fn can_finish(&self, vm: &VmId, _owner: MigrationId, disks: &[DiskKey]) -> Result<(), SourceError> {
         self.check_finish(domain_id(vm)?, disks).await
     }
 

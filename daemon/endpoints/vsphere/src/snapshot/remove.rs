@@ -153,7 +153,7 @@ impl Vsphere {
     }
 
     /// The VM when no task runs on it.
-    pub(super) async fn idle(&self, of: &MoRef) -> Result<Vm> {
+    pub(crate) async fn idle(&self, of: &MoRef) -> Result<Vm> {
         let patience = Duration::from_secs(self.settings.task_seconds);
         let begun = Instant::now();
         loop {
@@ -192,14 +192,30 @@ fn are_at_anchors(vm: &Vm, anchors: &[(String, Option<ChangeMark>)]) -> bool {
     marks.next().is_some_and(is_at) && marks.all(is_at)
 }
 
-/// Whether the server's name of a user is the one of the settings: `DOMAIN\\name` or `name@domain`. The
-/// domain is written in several ways.
+/// Whether the server's name of a user is the one of the settings: `DOMAIN\\name`, `name@domain` or `name`. A
+/// domain is written by its DNS name or by the first label of that, and may be left out.
 fn same_user(reported: &str, ours: &str) -> bool {
-    let name = |user: &str| {
-        let user = user.rsplit_once('\\').map_or(user, |(_, name)| name);
-        user.split_once('@').map_or(user, |(name, _)| name).to_lowercase()
+    let (reported, ours) = (reported.to_lowercase(), ours.to_lowercase());
+    let ((name, domain), (our_name, our_domain)) = (parts(&reported), parts(&ours));
+    let is_short = |short: &str, long: &str| {
+        long.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
     };
-    !name(ours).is_empty() && name(reported) == name(ours)
+    !our_name.is_empty()
+        && name == our_name
+        && (domain.is_empty()
+            || our_domain.is_empty()
+            || domain == our_domain
+            || !domain.contains('.') && is_short(domain, our_domain)
+            || !our_domain.contains('.') && is_short(our_domain, domain))
+}
+
+/// A user's name and domain, which is empty if none is given.
+fn parts(user: &str) -> (&str, &str) {
+    match (user.rsplit_once('\\'), user.split_once('@')) {
+        (Some((domain, name)), _) => (name, domain),
+        (None, Some((name, domain))) => (name, domain),
+        (None, None) => (user, ""),
+    }
 }
 
 fn left(deadline: Instant) -> Duration {
@@ -249,7 +265,14 @@ mod tests {
         for reported in ["VSPHERE.LOCAL\\Warmd", "warmd@vsphere.local", "warmd", "vsphere.local\\warmd"] {
             assert!(same_user(reported, "warmd@vsphere.local"), "{reported}");
         }
-        for reported in ["VSPHERE.LOCAL\\backup", "", "warmd2@vsphere.local"] {
+        assert!(same_user("CORP\\warmd", "warmd@corp.example.com"));
+        for reported in [
+            "VSPHERE.LOCAL\\backup",
+            "",
+            "warmd2@vsphere.local",
+            "CORP\\warmd",
+            "warmd@vsphere.local.example",
+        ] {
             assert!(!same_user(reported, "warmd@vsphere.local"), "{reported}");
         }
         assert!(!same_user("", ""));

@@ -8,6 +8,7 @@ use warmd_core::{
 };
 
 use crate::{
+    Owner,
     error::During as _,
     inventory::{Connection, Power, Vm},
     snapshot::pass_privileges,
@@ -29,11 +30,16 @@ const PRIVILEGES: [&str; 3] = [
 
 impl VsphereSource {
     /// See [`warmd_core::sources::Source::can_finish`].
-    pub(super) async fn check_finish(&self, vm: &VmId, disks: &[DiskKey]) -> Result<(), SourceError> {
+    pub(super) async fn check_finish(
+        &self,
+        vm: &VmId,
+        owner: &Owner,
+        disks: &[DiskKey],
+    ) -> Result<(), SourceError> {
         let id = vm;
         let context = || format!("VM {id}: looking whether it can be read and started once it is off");
         let vm = self.vsphere.vm(&vm.0).await?;
-        check(&vm, disks).map_err(|(kind, why)| SourceError::new(kind, context(), why))?;
+        check(&vm, owner, disks).map_err(|(kind, why)| SourceError::new(kind, context(), why))?;
         let client = self.vsphere.client();
         // The VM would be off while it is waited for.
         if let Some(task) = tasks::first_open(client, &vm.recent_tasks).await.during(context)? {
@@ -50,13 +56,22 @@ impl VsphereSource {
     }
 }
 
-fn check(vm: &Vm, disks: &[DiskKey]) -> Result<(), (SourceErrorKind, String)> {
+fn check(vm: &Vm, owner: &Owner, disks: &[DiskKey]) -> Result<(), (SourceErrorKind, String)> {
     if vm.connection != Some(Connection::Connected) || vm.host_connected == Some(false) {
         let why = "vCenter does not reach it or its host: see that the host answers";
         return Err((SourceErrorKind::Unreachable, why.to_owned()));
     }
     if let Some(question) = &vm.question {
         let why = format!("it waits for an answer to a question, answer it in vSphere: {question:?}");
+        return Err((SourceErrorKind::Blocked, why));
+    }
+    // Its end may be hours away, and warmd takes no snapshot beside it: the VM would be off meanwhile.
+    let others = tracking::snapshots_of_others(vm, |node| owner.has_made(node));
+    if let Some(other) = others.iter().find_map(|node| Owner::of(node)) {
+        let why = format!(
+            "it has a snapshot of warmd's migration {other}, beside which this one takes none: wait for the end of its \
+             pass; if that migration is no more, delete the snapshot in vSphere"
+        );
         return Err((SourceErrorKind::Blocked, why));
     }
     // An untracked VM that is off is copied whole, with snapshots of others too.

@@ -135,8 +135,8 @@ impl Source for VsphereSource {
         Ok(found)
     }
 
-    async fn can_finish(&self, vm: &VmId, disks: &[DiskKey]) -> Result<(), SourceError> {
-        self.check_finish(vm, disks).await
+    async fn can_finish(&self, vm: &VmId, owner: MigrationId, disks: &[DiskKey]) -> Result<(), SourceError> {
+        self.check_finish(vm, &owner_of(owner), disks).await
     }
 
     async fn power(&self, vm: &VmId) -> Result<PowerState, SourceError> {

@@ -13,7 +13,7 @@ use warmd_vsphere::{
     vim::properties,
 };
 
-use crate::harness::{Rig, owner};
+use crate::harness::{Replica, Rig, owner};
 
 async fn started(more: &[&str]) -> (Rig, Vsphere, Vm) {
     let rig = Rig::start(more);
@@ -50,6 +50,30 @@ async fn a_guest_is_asked_and_then_forced_only_if_that_is_allowed() {
     rig.order("fail", &json!({"method": "PowerOnVM_Task", "drop": true, "after": true}));
     vsphere.power_on(&vm.of).await.unwrap();
     assert_eq!(vsphere.power(&vm.of).await.unwrap(), Power::On);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_whose_snapshot_is_being_removed_is_started_after_that() {
+    let (rig, vsphere, vm) = started(&[]).await;
+    let taken = vsphere.take(&Replica::of(&vm).request(&vm, false)).await.unwrap();
+    assert_eq!(vsphere.shut_down(&vm.of, within(20, true)).await.unwrap(), Stopped::Gracefully);
+    // Longer than the attempts would last by themselves.
+    rig.order("limits", &json!({"task_times": {"RemoveSnapshot_Task": 15.0}}));
+    let removal = tokio::spawn({
+        let vsphere = vsphere.clone();
+        async move { vsphere.release(&taken).await.map(drop) }
+    });
+    let begun = Instant::now();
+    while rig.calls("RemoveSnapshot_Task") == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the removal never began");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // A call is counted when it arrives; then its task begins.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    vsphere.power_on(&vm.of).await.unwrap();
+    assert_eq!(vsphere.power(&vm.of).await.unwrap(), Power::On);
+    removal.await.unwrap().unwrap();
+    assert_eq!(rig.snapshots(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
